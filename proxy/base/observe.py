@@ -1,0 +1,91 @@
+"""The observer: one typed method per thing that happens. `proxy/run/metrics.py` alone turns them into metrics.
+
+Label values come from the config and from enums, never from what a client sent.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from proxy.base.errors import HttpReason, SigningReason, TlsReason
+
+
+class NodeState(StrEnum):
+    """How a node stands for the router."""
+
+    UP = "up"
+    DOWN = "down"
+    DRAINING = "draining"
+    CONNECTING = "connecting"
+
+
+class ProxyObserver:
+    """Hears what happens and does nothing; subclasses override what they count. Durations are seconds."""
+
+    # client connections and TLS sessions
+    def connection_opened(self, listener: str) -> None:
+        """A client's TCP connection was accepted."""
+
+    def connection_closed(self, listener: str) -> None:
+        """A client's TCP connection is gone, whatever came of it."""
+
+    def connection_refused(self, listener: str) -> None:
+        """A client's connection was closed at once, because the listener is full."""
+
+    def handshake_started(self, listener: str) -> None:
+        """The first byte of a handshake arrived."""
+
+    def session_started(
+        self, site: str, version: str, cipher: str, group: str, *, resumed: bool, duration_s: float
+    ) -> None:
+        """A handshake succeeded and a TLS session is active."""
+
+    def session_ended(self, site: str, version: str, reason: TlsReason | None) -> None:
+        """An active session ended; `reason` is None for an orderly end."""
+
+    def handshake_failed(self, site: str, reason: TlsReason, duration_s: float) -> None:
+        """A handshake ended without a session; `site` is "" where none was chosen yet."""
+
+    # signatures
+    def job_started(self, site: str, scheme: str) -> None:
+        """A handshake waits for a signature."""
+
+    def job_finished(self, site: str, scheme: str, node: str, duration_s: float) -> None:
+        """A signature was delivered; `node` made it."""
+
+    def job_failed(self, site: str, scheme: str, reason: SigningReason, duration_s: float) -> None:
+        """A handshake did not get its signature."""
+
+    def attempt_started(self, node: str) -> None:
+        """A node was asked."""
+
+    def attempt_finished(self, node: str, reason: SigningReason | None, duration_s: float) -> None:
+        """A node answered, or will not any more; `reason` is None for a good signature."""
+
+    def probe_finished(self, node: str, reason: SigningReason | None, duration_s: float) -> None:
+        """A health probe (a real signature) ended; `reason` is None for a good one."""
+
+    def node_changed(self, node: str, state: NodeState) -> None:
+        """The router's view of a node changed."""
+
+    def queue_changed(self, waiting: int) -> None:
+        """How many jobs wait in this worker because no node can take them yet."""
+
+    # HTTP
+    def request_finished(
+        self, site: str, upstream: str, method: str, status: int, duration_s: float, bytes_in: int, bytes_out: int
+    ) -> None:
+        """A response was sent whole; `method` is one of the registered methods or "OTHER"."""
+
+    def request_failed(self, site: str, upstream: str, reason: HttpReason, status: int) -> None:
+        """A request was refused, or broke off; `status` is what the client was told, 0 for nothing."""
+
+    def upstream_attempted(self, upstream: str, server: str, reason: HttpReason | None, duration_s: float) -> None:
+        """A server was tried; `reason` is None where it answered, the duration is the time to its headers."""
+
+    def upstream_connections_changed(self, upstream: str, server: str, open_connections: int) -> None:
+        """Connections now open to one server."""
+
+    # the process
+    def task_crashed(self, name: str) -> None:
+        """A supervised task ended with an exception nobody expected."""

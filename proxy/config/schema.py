@@ -1,0 +1,156 @@
+"""The whole of `proxy.toml` as frozen values. Every field has a unit in its name or in its docstring."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from msgspec import Meta
+
+from proxy.base.policy import Address, Count, Name, NodeAddress, Seconds, SigningPolicy, Strict
+
+TlsVersion = Literal["1.2", "1.3"]
+Bytes = Annotated[int, Meta(ge=1, le=2**50)]
+
+
+class ProcessConfig(Strict, frozen=True, kw_only=True):
+    """The master and its workers: `[process]`."""
+
+    workers: Annotated[int, Meta(ge=0, le=256)] = 0
+    """Worker processes; 0 means one per core."""
+    drain_timeout_s: Seconds = 30.0
+    """After SIGTERM: longest wait for open connections before they are cut."""
+    restart_delay_s: Annotated[float, Meta(ge=0, le=60)] = 1.0
+    """Shortest life of a worker; one that dies younger is forked again only after this long."""
+    log_format: Literal["console", "json"] = "json"
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+class ControlConfig(Strict, frozen=True, kw_only=True):
+    """Where metrics, health and status are served in plain HTTP: `[control]`. Keep it off public addresses."""
+
+    address: Address = "127.0.0.1:9443"
+
+
+class ListenerConfig(Strict, frozen=True, kw_only=True):
+    """One address that accepts TLS clients: `[[listeners]]`."""
+
+    name: Name = "https"
+    address: Address
+    backlog: Count = 1024
+    max_connections: Count = 10_000
+    """Open client connections per worker; more are closed at once."""
+
+
+class TlsConfig(Strict, frozen=True, kw_only=True):
+    """What is negotiated with clients: `[tls]`. Defaults are today's safe ones."""
+
+    min_version: TlsVersion = "1.2"
+    max_version: TlsVersion = "1.3"
+    groups: tuple[str, ...] = ("X25519MLKEM768", "X25519", "P-256", "P-384")
+    """Key exchange groups, best first."""
+    ciphers: tuple[str, ...] = (
+        "ECDHE-ECDSA-AES128-GCM-SHA256",
+        "ECDHE-RSA-AES128-GCM-SHA256",
+        "ECDHE-ECDSA-AES256-GCM-SHA384",
+        "ECDHE-RSA-AES256-GCM-SHA384",
+        "ECDHE-ECDSA-CHACHA20-POLY1305",
+        "ECDHE-RSA-CHACHA20-POLY1305",
+    )
+    """TLS 1.2 cipher suites, OpenSSL names: AEAD with forward secrecy only; others are refused."""
+    ciphersuites: tuple[str, ...] = (
+        "TLS_AES_128_GCM_SHA256",
+        "TLS_AES_256_GCM_SHA384",
+        "TLS_CHACHA20_POLY1305_SHA256",
+    )
+    """TLS 1.3 cipher suites."""
+    signature_algorithms: tuple[str, ...] = (
+        "ecdsa_secp256r1_sha256",
+        "ed25519",
+        "ecdsa_secp384r1_sha384",
+        "ecdsa_secp521r1_sha512",
+        "rsa_pss_rsae_sha256",
+        "rsa_pss_rsae_sha384",
+        "rsa_pss_rsae_sha512",
+        "rsa_pkcs1_sha256",
+        "rsa_pkcs1_sha384",
+        "rsa_pkcs1_sha512",
+    )
+    alpn: tuple[Literal["http/1.1"], ...] = ("http/1.1",)
+    """Protocols offered, best first. A client that offers only others is refused (RFC 7301 3.2)."""
+    strict_sni: bool = False
+    """Refuse clients whose SNI matches no site, or that send none, rather than give them the default site."""
+    tickets: Annotated[int, Meta(ge=0, le=8)] = 2
+    """Session tickets per full TLS 1.3 handshake; 0 turns tickets off for TLS 1.2, too."""
+    session_lifetime_s: Annotated[int, Meta(ge=60, le=604_800)] = 7200
+    handshake_timeout_s: Seconds = 10.0
+
+
+class SiteConfig(Strict, frozen=True, kw_only=True):
+    """Names and the certificates shown for them: `[[sites]]`. A site has no key setting: certificates name their keys."""
+
+    names: Annotated[tuple[str, ...], Meta(min_length=1)]
+    """DNS names, exact or with one leading "*." label."""
+    certificates: Annotated[tuple[str, ...], Meta(min_length=1)]
+    """PEM files, one per key type: the certificate, then its intermediates."""
+    upstream: Name
+    default: bool = False
+    """Serve clients that name no known site; at most one site may."""
+
+    @property
+    def name(self) -> str:
+        """How the site is called in logs and metrics: its first name."""
+        return self.names[0]
+
+
+class UpstreamConfig(Strict, frozen=True, kw_only=True):
+    """A group of web servers: `[[upstreams]]`."""
+
+    name: Name
+    servers: Annotated[tuple[Address, ...], Meta(min_length=1)]
+    connect_timeout_s: Seconds = 2.0
+    response_timeout_s: Seconds = 60.0
+    """Longest wait for a response's headers after the request is sent."""
+    idle_timeout_s: Seconds = 60.0
+    """Longest silence within a body, in either direction."""
+    keepalive_s: Seconds = 30.0
+    """How long an unused connection is kept."""
+    max_idle_connections: Annotated[int, Meta(ge=0, le=100_000)] = 64
+    """Unused connections kept per server and worker."""
+    max_connections: Count = 1024
+    """Open connections per server and worker."""
+    max_waiting: Count = 1024
+    """Requests per worker that may wait for a connection; more get 503."""
+
+
+class HttpConfig(Strict, frozen=True, kw_only=True):
+    """Limits and timeouts towards clients: `[http]`."""
+
+    max_header_bytes: Annotated[int, Meta(ge=1024, le=1_048_576)] = 32_768
+    """Request line and all header fields together; more gets 431."""
+    max_headers: Annotated[int, Meta(ge=8, le=10_000)] = 100
+    max_body_bytes: Bytes = 2**36
+    """A larger request body gets 413."""
+    header_timeout_s: Seconds = 10.0
+    """From a request's first byte to its last header; then 408."""
+    keepalive_timeout_s: Seconds = 60.0
+    """Longest wait for the next request."""
+    body_timeout_s: Seconds = 30.0
+    """Longest silence within a request's body; then 408."""
+    send_timeout_s: Seconds = 60.0
+    """Longest time a client may take nothing of a response; then it is cut."""
+    forwarded: Literal["replace", "append"] = "replace"
+    """X-Forwarded-*: overwrite what the client sent, or append to it behind a trusted proxy."""
+
+
+class ProxyConfig(Strict, frozen=True, kw_only=True):
+    """`proxy.toml`."""
+
+    process: ProcessConfig = ProcessConfig()
+    control: ControlConfig = ControlConfig()
+    tls: TlsConfig = TlsConfig()
+    http: HttpConfig = HttpConfig()
+    listeners: Annotated[tuple[ListenerConfig, ...], Meta(min_length=1)]
+    sites: Annotated[tuple[SiteConfig, ...], Meta(min_length=1)]
+    upstreams: Annotated[tuple[UpstreamConfig, ...], Meta(min_length=1)]
+    nodes: Annotated[tuple[NodeAddress, ...], Meta(min_length=1)]
+    signing: SigningPolicy
