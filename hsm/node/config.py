@@ -1,0 +1,250 @@
+"""The whole of `node.toml` as frozen values, and the checks that types alone can't make.
+
+It knows no running objects and reads no files besides the config itself; `problems_of` looks whether the files that
+the config names exist and are private enough. Paths stay as written; `NodeFiles` resolves them against the folder of
+the config file.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from hsm.node.access import AccessRule, rule_problems
+from hsm.shared import strict_toml
+from hsm.shared.addresses import parse_address
+
+Seconds = Annotated[float, Meta(gt=0, le=86400)]
+Count = Annotated[int, Meta(ge=1, le=1_000_000)]
+FilePath = Annotated[str, Meta(min_length=1, max_length=4096)]
+
+MAX_SOCKET_PATH_BYTES = 107
+"""Longest path of a Unix socket on Linux (unix(7): sun_path)."""
+
+
+class Strict(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of every config section: frozen, and unknown keys are errors."""
+
+
+class NodeSection(Strict, frozen=True, kw_only=True):
+    """The node itself: `[node]`."""
+
+    name: Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+    """How logs, status and people call this node."""
+    drain_timeout_s: Seconds = 10.0
+    """After SIGTERM: longest wait for requests in flight before their connections are cut."""
+    refresh_interval_s: Annotated[float, Meta(ge=0.01, le=60)] = 0.25
+    """How often the backend is asked whether its keys changed."""
+
+
+class ListenConfig(Strict, frozen=True, kw_only=True):
+    """Where proxies connect: `[listen]`."""
+
+    address: str
+    """host:port, or [ipv6]:port; port 0 lets the kernel choose (the ready line names it)."""
+    backlog: Count = 128
+    max_connections: Count = 1024
+    """Open connections; further ones are closed at once."""
+    max_in_flight_per_connection: Count = 1024
+    """Unanswered requests on one connection; further ones are answered busy."""
+    handshake_timeout_s: Seconds = 10.0
+    idle_timeout_s: Seconds = 600.0
+    """A connection with nothing in flight that says nothing for so long is closed."""
+    send_timeout_s: Seconds = 10.0
+    """Longest time a peer may leave its answers unread; then it is cut."""
+    max_unsent_bytes: Annotated[int, Meta(ge=65_536, le=2**30)] = 1_048_576
+    """Answers that wait in memory for one peer to read them; a peer with more is cut."""
+
+
+class IdentityConfig(Strict, frozen=True, kw_only=True):
+    """Who this node is to its clients, and which CA certifies them: `[tls]`. Files are PEM."""
+
+    ca: FilePath
+    certificate: FilePath
+    private_key: FilePath
+
+
+class BackendConfig(Strict, frozen=True, kw_only=True):
+    """What holds the keys: `[backend]`."""
+
+    type: Literal["vault"] = "vault"
+    store: FilePath
+    """File of the key store, shared by the nodes of this host."""
+    passphrase_file: FilePath | None = None
+    """File whose first line opens the vault. Either this or `key_file`."""
+    key_file: FilePath | None = None
+    """File of 32 bytes that opens the vault."""
+
+
+class AccessConfig(Strict, frozen=True, kw_only=True):
+    """One thing a client may do: `[[access]]`. What no rule allows is denied."""
+
+    client: Annotated[str, Meta(min_length=1, max_length=1024)]
+    """Identity of the client's certificate: its first URI SAN, else "CN=..."; `*` and `?` match as in file names."""
+    keys: Annotated[tuple[str, ...], Meta(min_length=1)]
+    """Labels (with `*` and `?`), or "ski:" and 40 hex digits."""
+    schemes: tuple[str, ...] = ("*",)
+    """Names of signature schemes, such as "ecdsa_sha256"; "*" is all."""
+
+
+class AdmissionConfig(Strict, frozen=True, kw_only=True):
+    """How much work the node takes: `[admission]`. Cheap keys sign in the event loop, dear ones (RSA) in threads."""
+
+    concurrency: Annotated[int, Meta(ge=0, le=256)] = 0
+    """Signatures made at once in threads; 0 means one per core."""
+    queue: Annotated[int, Meta(ge=0, le=1_000_000)] = 1024
+    """Requests for dear keys that may wait for a thread; more are answered busy."""
+    cheap_queue: Annotated[int, Meta(ge=1, le=1_000_000)] = 4096
+    """Requests for cheap keys that may wait for the event loop; more are answered busy."""
+    default_deadline_s: Seconds = 5.0
+    """Deadline of requests that carry none."""
+    max_deadline_s: Seconds = 30.0
+    """A request that asks for more time gets this much."""
+    tick_budget_s: Annotated[float, Meta(gt=0, le=1)] = 0.002
+    """Longest time the event loop signs before it looks at its sockets again."""
+
+
+class OpsConfig(Strict, frozen=True, kw_only=True):
+    """Where metrics and health are served in plain HTTP: `[ops]`. It serves no keys; keep it off public addresses."""
+
+    address: str = "127.0.0.1:9407"
+
+
+class ManagementConfig(Strict, frozen=True, kw_only=True):
+    """Where `sealgate key` reaches the node: `[management]`. Whoever may open the socket may manage keys."""
+
+    socket: FilePath = "node.sock"
+    """Path of a Unix socket, made with mode 0600."""
+
+
+class LogConfig(Strict, frozen=True, kw_only=True):
+    """`[log]`."""
+
+    format: Literal["console", "json"] = "json"
+    level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+class NodeConfig(Strict, frozen=True, kw_only=True):
+    """`node.toml`."""
+
+    node: NodeSection
+    listen: ListenConfig
+    tls: IdentityConfig
+    backend: BackendConfig
+    access: tuple[AccessConfig, ...] = ()
+    admission: AdmissionConfig = AdmissionConfig()
+    ops: OpsConfig = OpsConfig()
+    management: ManagementConfig = ManagementConfig()
+    log: LogConfig = LogConfig()
+
+    @property
+    def rules(self) -> tuple[AccessRule, ...]:
+        """The access list as `hsm.node.access` wants it."""
+        return tuple(AccessRule(entry.client, entry.keys, entry.schemes) for entry in self.access)
+
+
+@dataclass(frozen=True)
+class NodeFiles:
+    """The files a config names, as absolute paths."""
+
+    ca: Path
+    certificate: Path
+    private_key: Path
+    store: Path
+    passphrase_file: Path | None
+    key_file: Path | None
+    socket: Path
+
+    @classmethod
+    def of(cls, config: NodeConfig, base_dir: Path) -> NodeFiles:
+        """`base_dir` is the folder of the config file, where relative paths start."""
+
+        def resolve(path: str) -> Path:
+            return strict_toml.resolve(base_dir, path)
+
+        backend = config.backend
+        return cls(
+            ca=resolve(config.tls.ca),
+            certificate=resolve(config.tls.certificate),
+            private_key=resolve(config.tls.private_key),
+            store=resolve(backend.store),
+            passphrase_file=resolve(backend.passphrase_file) if backend.passphrase_file else None,
+            key_file=resolve(backend.key_file) if backend.key_file else None,
+            socket=resolve(config.management.socket),
+        )
+
+
+def load_config(path: Path) -> NodeConfig:
+    """Reads and checks a config file. Raises `ConfigError` with every problem found."""
+    config = strict_toml.load(path, NodeConfig)
+    problems = list(problems_of(config, path.parent))
+    if problems:
+        raise strict_toml.ConfigError(str(path), problems)
+    return config
+
+
+def problems_of(config: NodeConfig, base_dir: Path) -> Iterator[str]:
+    """What is wrong with a config beyond its types, one sentence each: "dotted.path: what; what to do"."""
+    yield from _address_problems(config)
+    if (config.backend.passphrase_file is None) == (config.backend.key_file is None):
+        yield "backend: set exactly one of passphrase_file and key_file"
+    for number, rule in enumerate(config.rules):
+        yield from (f"access[{number}].{problem}" for problem in rule_problems(rule))
+    if config.admission.default_deadline_s > config.admission.max_deadline_s:
+        yield "admission.default_deadline_s: is longer than max_deadline_s; lower it or raise max_deadline_s"
+    files = NodeFiles.of(config, base_dir)
+    yield from _file_problems(files)
+    yield from _socket_problems(files.socket)
+
+
+def _address_problems(config: NodeConfig) -> Iterator[str]:
+    for field, address in (("listen.address", config.listen.address), ("ops.address", config.ops.address)):
+        try:
+            parse_address(address)
+        except ValueError as error:
+            yield f"{field}: {error}"
+    if config.listen.address == config.ops.address and not config.listen.address.endswith(":0"):
+        yield "ops.address: is the same as listen.address; give each its own port"
+
+
+def _file_problems(files: NodeFiles) -> Iterator[str]:
+    readable = {
+        "tls.ca": files.ca,
+        "tls.certificate": files.certificate,
+        "tls.private_key": files.private_key,
+        "backend.store": files.store,
+        "backend.passphrase_file": files.passphrase_file,
+        "backend.key_file": files.key_file,
+    }
+    for field, path in readable.items():
+        if path is not None and (problem := _unreadable(path)):
+            hint = "; create the store with `sealgate vault init`" if field == "backend.store" else ""
+            yield f"{field}: {problem}{hint}"
+    for field in ("tls.private_key", "backend.passphrase_file", "backend.key_file"):
+        path = readable[field]
+        if path is not None and path.is_file() and path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+            yield f"{field}: {path} can be read by others; run `chmod 600 {path}`"
+
+
+def _unreadable(path: Path) -> str | None:
+    if not path.exists():
+        return f"{path} does not exist"
+    if not path.is_file():
+        return f"{path} is not a file"
+    if not os.access(path, os.R_OK):
+        return f"{path} can't be read by this user"
+    return None
+
+
+def _socket_problems(path: Path) -> Iterator[str]:
+    if len(os.fsencode(path)) > MAX_SOCKET_PATH_BYTES:
+        yield f"management.socket: {path} is longer than {MAX_SOCKET_PATH_BYTES} bytes; choose a shorter path"
+    elif not path.parent.is_dir():
+        yield f"management.socket: the folder {path.parent} does not exist; create it"
