@@ -1,0 +1,61 @@
+# The whole interface of the project; `make help` lists it.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.stamp
+SOURCES := proxy/native/provider.c proxy/native/provider.map
+
+.PHONY: help setup demo demo-check test lint types unit behaviour bench clean
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
+
+setup: $(STAMP) ## Install everything into .venv; the command is then .venv/bin/sealgate
+
+$(VENV)/.lock-stamp: requirements.lock
+	@PYTHON="$(PYTHON)" .ci/packages build
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Sealgate needs Python 3.11 or newer; name one with PYTHON=")'
+	@test -x $(BIN)/python || { echo "Making $(VENV)"; $(PYTHON) -m venv $(VENV); }
+	@echo "Installing Python packages from requirements.lock"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@touch $@
+
+$(STAMP): $(VENV)/.lock-stamp pyproject.toml $(SOURCES)
+	@PYTHON="$(PYTHON)" .ci/packages build
+	@echo "Building the OpenSSL provider"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+demo: setup ## Start three HSM nodes, two web servers and the proxy, and say what to open
+	@PYTHON="$(PYTHON)" .ci/packages demo
+	@$(BIN)/sealgate demo
+
+demo-check: setup ## The same without a terminal: kill a node under load and count failed requests
+	@PYTHON="$(PYTHON)" .ci/packages demo
+	@$(BIN)/sealgate demo --check
+
+test: setup ## Lint, types and every test
+	@PYTHON="$(PYTHON)" .ci/packages test
+	@$(MAKE) --no-print-directory lint types
+	@$(BIN)/python -X dev -m pytest
+
+lint: setup ## ruff: rules and format
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+types: setup ## mypy --strict
+	@$(BIN)/mypy
+
+unit: setup ## Only the quick tests
+	@$(BIN)/python -X dev -m pytest tests/unit tests/architecture
+
+behaviour: setup ## Only the tests that start the real programs
+	@PYTHON="$(PYTHON)" .ci/packages test
+	@$(BIN)/python -X dev -m pytest tests/behaviour
+
+bench: setup ## Paired measurements against nginx; rows go to bench/results/latest.json
+	@PYTHON="$(PYTHON)" .ci/packages bench
+	@$(BIN)/python -m bench
+
+clean: ## Remove what was built
+	rm -rf $(VENV) build *.egg-info bench/results .mypy_cache .ruff_cache .pytest_cache .hypothesis proxy/tls/*.so
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
