@@ -136,8 +136,8 @@ def test_programs_add_their_own_problems_with_lines() -> None:
     with pytest.raises(ConfigError) as caught:
         problems.raise_if_any("p.toml")
     assert str(caught.value).splitlines() == [
-        "p.toml:9: servers[1].port: is used twice; choose another",
         "p.toml: has no listener; add one",
+        "p.toml:9: servers[1].port: is used twice; choose another",
     ]
     Problems(GOOD).raise_if_any("p.toml")
 
