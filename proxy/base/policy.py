@@ -40,7 +40,12 @@ class SigningPolicy(Strict, frozen=True, kw_only=True):
     """Longest wait for a signature, over all attempts (a handshake's own deadline may end it earlier)."""
     attempt_timeout_s: Seconds = 1.0
     """Longest wait for one node before another is asked."""
+    max_attempts: Count = 6
+    """Failed attempts after which a job fails, even if its deadline would allow more; busy answers do not count."""
+    retry_backoff_s: Seconds = 0.05
+    """When every node has failed a job: wait before it is tried again; doubles with every round."""
     connect_timeout_s: Seconds = 2.0
+    """Longest wait for a link: TCP, TLS and the node's list of keys."""
     reconnect_min_s: Seconds = 0.05
     reconnect_max_s: Seconds = 2.0
     """Back-off between connection attempts grows from min to max, with jitter."""
