@@ -1,0 +1,120 @@
+"""`sealgate demo`: start everything, say what to open, show what happens, stop everything."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from proxy.demo.cluster import Cluster, ClusterSpec
+from proxy.demo.processes import ProgramError
+
+LOOK_INTERVAL_S = 1.0
+
+
+def demo(
+    check: Annotated[
+        bool, typer.Option("--check", help="No terminal: load, kill a node, start it again; JSON on the last line.")
+    ] = False,
+    directory: Annotated[
+        Path | None,
+        typer.Option("--dir", help="Folder for keys, configs and logs. [default: ./demo; --check: a temporary one]"),
+    ] = None,
+    port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="HTTPS port. [default: 8443; --check: any free one]")
+    ] = None,
+    seconds: Annotated[float, typer.Option(min=2, max=3600, help="Length of the load with --check.")] = 10.0,
+    nodes: Annotated[int, typer.Option(min=2, max=16, help="HSM nodes.")] = 3,
+    workers: Annotated[int, typer.Option(min=1, max=64, help="Worker processes of the proxy.")] = 2,
+) -> None:
+    """Start HSM nodes, two web servers and the proxy on this machine."""
+    with tempfile.TemporaryDirectory(prefix="sealgate-demo-") as temporary:
+        place = directory or Path(temporary if check else "demo")
+        wanted_port = port if port is not None else (0 if check else 8443)
+        cluster = Cluster(ClusterSpec(place.absolute(), nodes=nodes, port=wanted_port, workers=workers))
+        try:
+            last_line = _run(cluster, seconds if check else None)
+        except ProgramError as error:
+            _say(f"The demo failed. {error}")
+            raise typer.Exit(1) from None
+        except KeyboardInterrupt:
+            raise typer.Exit(0 if not check else 130) from None
+    if last_line is not None:
+        typer.echo(last_line[0])
+        raise typer.Exit(0 if last_line[1] else 1)
+
+
+def _run(cluster: Cluster, check_s: float | None) -> tuple[str, bool] | None:
+    """Starts, checks or shows, and stops everything; returns the verdict and whether it is good."""
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: _interrupt(stop))
+    _say("Preparing keys, certificates and configs")
+    cluster.prepare()
+    try:
+        _say(f"Starting {len(cluster.nodes)} HSM nodes, {len(cluster.web_ports)} web servers and the proxy")
+        cluster.start()
+        return _check(cluster, check_s) if check_s is not None else _show(cluster, stop)
+    finally:
+        _say("Stopping everything")
+        cluster.stop()
+
+
+def _interrupt(stop: threading.Event) -> None:
+    """The first Ctrl-C ends the demo; further ones do not disturb its tidying up."""
+    if not stop.is_set():
+        stop.set()
+        raise KeyboardInterrupt
+
+
+def _say(text: str) -> None:
+    typer.echo(text, err=True)
+
+
+def _check(cluster: Cluster, seconds: float) -> tuple[str, bool]:
+    from proxy.demo.check import Check
+
+    verdict = asyncio.run(Check(cluster, seconds, _say).run())
+    return verdict.to_json(), verdict.is_good
+
+
+def _show(cluster: Cluster, stop: threading.Event) -> None:
+    from rich.console import Console
+    from rich.live import Live
+
+    from proxy.demo.scrape import scrape_proxy
+    from proxy.demo.table import Look, render
+
+    console = Console()
+    console.print(_welcome(cluster), highlight=False, soft_wrap=True)
+    if not sys.stdout.isatty():
+        stop.wait()
+        return
+    before = Look(time.monotonic(), scrape_proxy(cluster.control_url))
+    with Live(console=console, auto_refresh=False) as live:
+        while not stop.wait(LOOK_INTERVAL_S):
+            if not cluster.proxy.is_running:
+                raise ProgramError(f"The proxy ended by itself:\n{cluster.proxy.log_tail()}")
+            now = Look(time.monotonic(), scrape_proxy(cluster.control_url))
+            live.update(render(before, now), refresh=True)
+            before = now
+
+
+def _welcome(cluster: Cluster) -> str:
+    victim = next(iter(cluster.node_programs.values()))
+    return (
+        f"\n  Open      {cluster.url}\n"
+        f"            (its certificate comes from a CA of this demo's own: {cluster.ca})\n"
+        f"  Or        curl --cacert {cluster.ca} {cluster.url}\n"
+        f"  Metrics   {cluster.control_url}/metrics   Status  {cluster.control_url}/status\n"
+        f"  Try       kill -9 {victim.pid}    ({victim.name} dies; nobody notices)\n"
+        f"  Files     {cluster.spec.directory}\n\n"
+        "  Ctrl-C stops everything.\n"
+    )
