@@ -17,6 +17,7 @@ from hsm.wire.schemes import SCHEME_BY_NAME, Scheme
 
 ANY = "*"
 SKI_PREFIX = "ski:"
+MAX_REMEMBERED_CLIENTS = 1024
 _SKI = re.compile(r"ski:[0-9a-fA-F]{40}")
 
 
@@ -49,18 +50,18 @@ def _key_matches(pattern: str, key: KeyEntry) -> bool:
     return fnmatchcase(key.label, pattern)
 
 
-def rule_problems(rule: AccessRule) -> Iterator[str]:
-    """What is wrong with a rule, as "field: what; what to do"."""
+def rule_problems(rule: AccessRule) -> Iterator[tuple[str, str]]:
+    """What is wrong with a rule: the field, and "what; what to do"."""
     for pattern in rule.keys:
         if pattern.startswith(SKI_PREFIX) and not _SKI.fullmatch(pattern):
-            yield f'keys: {pattern!r} is no SKI; write "ski:" and 40 hex digits'
+            yield "keys", f'{pattern!r} is no SKI; write "ski:" and 40 hex digits'
         elif not pattern:
-            yield 'keys: a label is empty; write a label, a glob such as "www-*", or "*" for every key'
+            yield "keys", 'a label is empty; write a label, a glob such as "www-*", or "*" for every key'
     if not rule.schemes:
-        yield 'schemes: is empty, so the rule allows nothing; name schemes or write "*"'
+        yield "schemes", 'is empty, so the rule allows nothing; name schemes or write "*"'
     for name in rule.schemes:
         if name != ANY and name not in SCHEME_BY_NAME:
-            yield f"schemes: {name!r} is no scheme; choose of {', '.join(SCHEME_BY_NAME)} or *"
+            yield "schemes", f"{name!r} is no scheme; choose of {', '.join(SCHEME_BY_NAME)}, or *"
 
 
 class Denial(StrEnum):
@@ -152,14 +153,20 @@ class AccessList:
     def __init__(self, rules: Iterable[AccessRule], keys: Iterable[KeyEntry] = ()) -> None:
         self._rules = tuple(rules)
         self._keys = tuple(keys)
+        self._grants: dict[str, ClientGrants] = {}
 
     def with_keys(self, keys: Iterable[KeyEntry]) -> AccessList:
         """The same rules over other keys."""
         return AccessList(self._rules, keys)
 
     def grants_for(self, identity: str) -> ClientGrants:
-        """What a client may do; made once per connection and key set, then asked per request."""
-        return ClientGrants(identity, self._rules, self._keys)
+        """What a client may do; made once per client and key set, then asked per request."""
+        grants = self._grants.get(identity)
+        if grants is None:
+            if len(self._grants) >= MAX_REMEMBERED_CLIENTS:
+                self._grants.clear()
+            grants = self._grants[identity] = ClientGrants(identity, self._rules, self._keys)
+        return grants
 
     @property
     def clients(self) -> tuple[str, ...]:

@@ -1,6 +1,6 @@
 """The whole of `node.toml` as frozen values, and the checks that types alone can't make.
 
-It knows no running objects and reads no files besides the config itself; `problems_of` looks whether the files that
+It knows no running objects and reads no files besides the config itself; `note_problems` looks whether the files that
 the config names exist and are private enough. Paths stay as written; `NodeFiles` resolves them against the folder of
 the config file.
 """
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -183,68 +182,73 @@ class NodeFiles:
 
 def load_config(path: Path) -> NodeConfig:
     """Reads and checks a config file. Raises `ConfigError` with every problem found."""
-    config = strict_toml.load(path, NodeConfig)
-    problems = list(problems_of(config, path.parent))
-    if problems:
-        raise strict_toml.ConfigError(str(path), problems)
+    text = strict_toml.read_text(path)
+    config = strict_toml.parse(text, NodeConfig, str(path))
+    problems = strict_toml.Problems(text)
+    note_problems(config, path.absolute().parent, problems)
+    problems.raise_if_any(path)
     return config
 
 
-def problems_of(config: NodeConfig, base_dir: Path) -> Iterator[str]:
-    """What is wrong with a config beyond its types, one sentence each: "dotted.path: what; what to do"."""
-    yield from _address_problems(config)
+def note_problems(config: NodeConfig, base_dir: Path, problems: strict_toml.Problems) -> None:
+    """Notes what is wrong with a config beyond its types; `base_dir` is where relative paths start."""
+    _note_addresses(config, problems)
     if (config.backend.passphrase_file is None) == (config.backend.key_file is None):
-        yield "backend: set exactly one of passphrase_file and key_file"
+        problems.add(("backend",), "set exactly one of passphrase_file and key_file")
     for number, rule in enumerate(config.rules):
-        yield from (f"access[{number}].{problem}" for problem in rule_problems(rule))
+        for field, sentence in rule_problems(rule):
+            problems.add(("access", number, field), sentence)
     if config.admission.default_deadline_s > config.admission.max_deadline_s:
-        yield "admission.default_deadline_s: is longer than max_deadline_s; lower it or raise max_deadline_s"
+        problems.add(("admission", "default_deadline_s"), "is longer than max_deadline_s; lower it or raise that")
     files = NodeFiles.of(config, base_dir)
-    yield from _file_problems(files)
-    yield from _socket_problems(files.socket)
+    _note_files(files, problems)
+    _note_socket(files.socket, problems)
 
 
-def _address_problems(config: NodeConfig) -> Iterator[str]:
-    for field, address in (("listen.address", config.listen.address), ("ops.address", config.ops.address)):
+def _note_addresses(config: NodeConfig, problems: strict_toml.Problems) -> None:
+    for section, address in (("listen", config.listen.address), ("ops", config.ops.address)):
         try:
             parse_address(address)
         except ValueError as error:
-            yield f"{field}: {error}"
+            problems.add((section, "address"), str(error))
     if config.listen.address == config.ops.address and not config.listen.address.endswith(":0"):
-        yield "ops.address: is the same as listen.address; give each its own port"
+        problems.add(("ops", "address"), "is the same as listen.address; give each its own port")
 
 
-def _file_problems(files: NodeFiles) -> Iterator[str]:
-    readable = {
-        "tls.ca": files.ca,
-        "tls.certificate": files.certificate,
-        "tls.private_key": files.private_key,
-        "backend.store": files.store,
-        "backend.passphrase_file": files.passphrase_file,
-        "backend.key_file": files.key_file,
+def _note_files(files: NodeFiles, problems: strict_toml.Problems) -> None:
+    wanted = {
+        ("tls", "ca"): files.ca,
+        ("tls", "certificate"): files.certificate,
+        ("tls", "private_key"): files.private_key,
+        ("backend", "store"): files.store,
+        ("backend", "passphrase_file"): files.passphrase_file,
+        ("backend", "key_file"): files.key_file,
     }
-    for field, path in readable.items():
-        if path is not None and (problem := _unreadable(path)):
-            hint = "; create the store with `sealgate vault init`" if field == "backend.store" else ""
-            yield f"{field}: {problem}{hint}"
-    for field in ("tls.private_key", "backend.passphrase_file", "backend.key_file"):
-        path = readable[field]
-        if path is not None and path.is_file() and path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-            yield f"{field}: {path} can be read by others; run `chmod 600 {path}`"
+    for field, path in wanted.items():
+        if path is None:
+            continue
+        if sentence := _unreadable(path):
+            problems.add(field, sentence + (", or run `sealgate vault init`" if field[1] == "store" else ""))
+        elif field[1] in _PRIVATE and path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+            problems.add(field, f"others may read {path}; run `chmod 600 {path}`")
+
+
+_PRIVATE = ("private_key", "passphrase_file", "key_file")
 
 
 def _unreadable(path: Path) -> str | None:
     if not path.exists():
-        return f"{path} does not exist"
+        return f"{path} does not exist; correct the path"
     if not path.is_file():
-        return f"{path} is not a file"
+        return f"{path} is not a file; correct the path"
     if not os.access(path, os.R_OK):
-        return f"{path} can't be read by this user"
+        return f"{path} can't be read by this user; change its owner or mode"
     return None
 
 
-def _socket_problems(path: Path) -> Iterator[str]:
+def _note_socket(path: Path, problems: strict_toml.Problems) -> None:
+    field = ("management", "socket")
     if len(os.fsencode(path)) > MAX_SOCKET_PATH_BYTES:
-        yield f"management.socket: {path} is longer than {MAX_SOCKET_PATH_BYTES} bytes; choose a shorter path"
+        problems.add(field, f"{path} is longer than {MAX_SOCKET_PATH_BYTES} bytes; choose a shorter path")
     elif not path.parent.is_dir():
-        yield f"management.socket: the folder {path.parent} does not exist; create it"
+        problems.add(field, f"the folder {path.parent} does not exist; create it")

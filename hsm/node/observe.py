@@ -1,0 +1,117 @@
+"""The observer of a node: one typed method per thing that happens. `hsm/node/metrics.py` alone makes metrics of it.
+
+Label values come from enums, from the config and from the labels of keys the node holds, never from what a peer sent.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from hsm.node.access import Denial
+from hsm.wire.schemes import Scheme
+
+UNKNOWN = "unknown"
+"""Label value for a client or key that the node does not know."""
+
+
+class Outcome(StrEnum):
+    """How a request for a signature ended."""
+
+    SIGNED = "signed"
+    DENIED = "denied"
+    KEY_NOT_FOUND = "key_not_found"
+    BUSY = "busy"
+    DEADLINE = "deadline"
+    DRAINING = "draining"
+    CANCELLED = "cancelled"
+    """The client does not want it any more, or went away."""
+    FAILED = "failed"
+    """The backend could not sign."""
+    MALFORMED = "malformed"
+    """The payload does not fit the scheme."""
+
+
+class ConnectionEnd(StrEnum):
+    """Why a connection ended."""
+
+    PEER_CLOSED = "peer_closed"
+    REFUSED_FULL = "refused_full"
+    HANDSHAKE_FAILED = "handshake_failed"
+    HANDSHAKE_TIMEOUT = "handshake_timeout"
+    IDLE = "idle"
+    NOT_READING = "not_reading"
+    """The peer left its answers unread."""
+    PROTOCOL = "protocol"
+    """The peer broke the framing."""
+    TLS = "tls"
+    """A record that TLS can't accept."""
+    STOPPED = "stopped"
+    """The node stops."""
+
+
+class LaneName(StrEnum):
+    """The two kinds of work."""
+
+    CHEAP = "cheap"
+    """Signed in the event loop."""
+    DEAR = "dear"
+    """Signed in threads."""
+
+
+@dataclass(frozen=True, slots=True)
+class LaneStatus:
+    """One lane at one moment."""
+
+    queued: int
+    in_flight: int
+    abandoned: int
+    service_s: float
+    """Recent time per signature."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeStatus:
+    """A node at one moment, for metrics, health and people."""
+
+    name: str
+    version: str
+    is_ready: bool
+    is_draining: bool
+    connections: int
+    keys: int
+    revision: int
+    """Grows with each change of the keys."""
+    uptime_s: float
+    lanes: dict[LaneName, LaneStatus]
+
+
+class NodeObserver:
+    """Hears what happens and does nothing; subclasses override what they count. Durations are seconds."""
+
+    def connection_opened(self) -> None:
+        """A TCP connection was accepted."""
+
+    def connection_ended(self, reason: ConnectionEnd) -> None:
+        """A connection is gone, or was closed at once."""
+
+    def handshake_done(self, version: str, duration_s: float) -> None:
+        """A client showed its certificate and is connected; `version` such as "TLSv1.3"."""
+
+    def request_signed(self, key: str, scheme: Scheme, queue_s: float, sign_s: float) -> None:
+        """A signature was made and is on its way; `key` is the key's label."""
+
+    def request_ended(self, key: str, scheme: Scheme, outcome: Outcome) -> None:
+        """A request ended without a signature."""
+
+    def request_denied(self, client: str, denial: Denial) -> None:
+        """The access list said no; `client` is the pattern of the rule that knows the client, or `UNKNOWN`."""
+
+    def keys_changed(self, labels: tuple[str, ...]) -> None:
+        """The node holds other keys than before."""
+
+    def management_done(self, operation: str, *, is_ok: bool) -> None:
+        """A management operation ended; `operation` is one of a fixed list."""
+
+    def task_crashed(self, name: str) -> None:
+        """A supervised task ended with an exception nobody expected."""
