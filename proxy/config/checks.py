@@ -54,11 +54,24 @@ def is_dns_name(name: str) -> bool:
 
     RFC 1035 2.3.1 and RFC 6125 6.4.3; underscores are let through because they are in use.
     """
-    labels = name.lower().removeprefix("*.").split(".")
-    if name.startswith("*.") and len(labels) < 2:
+    folded = folded_name(name)
+    labels = folded.removeprefix("*.").split(".")
+    if folded.startswith("*.") and len(labels) < 2:
         return False
     is_address = labels[-1].isdigit()
-    return len(name) <= MAX_NAME_CHARACTERS and not is_address and all(_LABEL.match(label) for label in labels)
+    return len(folded) <= MAX_NAME_CHARACTERS and not is_address and all(_LABEL.match(label) for label in labels)
+
+
+def folded_name(name: str) -> str:
+    """The form in which two names are compared: lower case, no final dot, international names as A-labels."""
+    bare = name.removesuffix(".").lower()
+    if bare.isascii():
+        return bare
+    star, rest = ("*.", bare[2:]) if bare.startswith("*.") else ("", bare)
+    try:
+        return star + rest.encode("idna").decode("ascii")
+    except UnicodeError:
+        return bare
 
 
 def _listener_problems(config: ProxyConfig) -> Found:
@@ -119,7 +132,7 @@ def _name_problems(where: Where, site: SiteConfig, owners: dict[str, str]) -> Fo
         path = (*where, "names", index)
         if not is_dns_name(name):
             yield path, f"{name!r} is not a DNS name; write one like www.example.org, or *.example.org for a wildcard"
-        folded = name.lower()
+        folded = folded_name(name)
         if folded in owners:
             yield path, f"{name!r} belongs to {owners[folded]} already; a name has one site"
         owners.setdefault(folded, f"sites[{where[1]}]")

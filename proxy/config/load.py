@@ -1,7 +1,7 @@
 """Reads `proxy.toml`: the schema's types and ranges first, then what no single field can know (`checks.py`).
 
-`load_config` reports everything that is wrong at once, with lines, and makes relative file paths absolute. It does not open
-the files that the config names: `missing_files` asks whether they are there, `proxy/tls` looks into certificates.
+`load_config` reports everything that is wrong at once, with lines, and makes relative file paths absolute. It does not
+open the files that the config names: `missing_files` asks whether they are there, `proxy/tls` reads certificates.
 """
 
 from __future__ import annotations

@@ -120,6 +120,14 @@ class UpstreamConfig(Strict, frozen=True, kw_only=True):
     """Open connections per server and worker."""
     max_waiting: Count = 1024
     """Requests per worker that may wait for a connection; more get 503."""
+    queue_timeout_s: Seconds = 5.0
+    """Longest wait for a connection while all are busy; then 503."""
+    server_retry_s: Seconds = 2.0
+    """How long a server that could not be connected to is passed over while others can be."""
+    tunnel_timeout_s: Seconds = 300.0
+    """Longest silence, in both directions, of an upgraded connection (WebSocket)."""
+    max_header_bytes: Annotated[int, Meta(ge=1024, le=1_048_576)] = 32_768
+    """Status line and all header fields of a response together; more makes it a 502."""
 
 
 class HttpConfig(Strict, frozen=True, kw_only=True):
@@ -128,6 +136,9 @@ class HttpConfig(Strict, frozen=True, kw_only=True):
     max_header_bytes: Annotated[int, Meta(ge=1024, le=1_048_576)] = 32_768
     """Request line and all header fields together; more gets 431."""
     max_headers: Annotated[int, Meta(ge=8, le=10_000)] = 100
+    """Header fields of a request; more get 431."""
+    max_target_bytes: Annotated[int, Meta(ge=64, le=1_048_576)] = 8192
+    """Path and query of a request; more gets 414."""
     max_body_bytes: Bytes = 2**36
     """A larger request body gets 413."""
     header_timeout_s: Seconds = 10.0
@@ -138,8 +149,12 @@ class HttpConfig(Strict, frozen=True, kw_only=True):
     """Longest silence within a request's body; then 408."""
     send_timeout_s: Seconds = 60.0
     """Longest time a client may take nothing of a response; then it is cut."""
+    linger_timeout_s: Seconds = 2.0
+    """After an answer to a request that was not read to its end: how long the rest is read and thrown away."""
     forwarded: Literal["replace", "append"] = "replace"
     """X-Forwarded-*: overwrite what the client sent, or append to it behind a trusted proxy."""
+    via: Annotated[str, Meta(pattern=r"^[A-Za-z0-9._:-]{0,64}$")] = ""
+    """Name put into the Via field of requests; "" sends none (some servers compress no response to a proxy)."""
 
 
 class ProxyConfig(Strict, frozen=True, kw_only=True):

@@ -1,0 +1,435 @@
+"""One client's connection: ciphertext to the TLS engine, signatures from the signer, plain bytes to a protocol.
+
+Theory of operation. The engine is pure; after each thing it is told, `_pump` handles its events until there are none
+and then sends what it has to say, in one write. A handshake that needs a signature stands still inside the engine
+until `_job_done`; meanwhile input is kept, up to a bound. One phase variable says where the connection is:
+
+    HANDSHAKING --HandshakeDone--> OPEN --close--> LINGERING --client's FIN, or time--> CLOSED
+         |                           |                ^
+         +--TlsFailed, job failed----+----------------+      connection_lost leads to CLOSED from anywhere
+
+LINGERING: everything is sent, our FIN too; what still arrives is discarded, so that the kernel has no reason to
+answer with a reset that would destroy our last bytes on their way (RFC 9112 9.6).
+
+No task and no timer belongs to one connection: deadlines are those of `deadlines.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from enum import IntEnum
+from typing import TYPE_CHECKING, cast
+
+from hsm.shared.logs import get_logger
+from proxy.base.errors import SigningError, SigningReason, TlsReason
+from proxy.base.jobs import ConnectionInfo, SignJob
+from proxy.edge.shared import JobHandle
+from proxy.edge.transport import TlsTransport
+from proxy.tls.engine import TlsEngine
+from proxy.tls.events import HandshakeDone, NeedSignature, PeerClosed, Plaintext, TlsEvent, TlsFailed
+
+if TYPE_CHECKING:
+    from proxy.edge.listener import EdgeListener
+
+EARLY_LIMIT_BYTES = 65_536
+"""Input kept while a signature is awaited; then reading pauses. An honest client sends nothing at that moment."""
+UNREAD_LIMIT_BYTES = 1_048_576
+"""Output that the client does not take; above it no more input is read, because input can cause output."""
+
+
+class Phase(IntEnum):
+    """Where a connection is."""
+
+    REFUSED = 0
+    HANDSHAKING = 1
+    OPEN = 2
+    LINGERING = 3
+    CLOSED = 4
+
+
+class EdgeConnection(asyncio.Protocol):
+    """Joins one TCP transport, one TLS engine, the signer and one protocol above."""
+
+    __slots__ = (
+        "_deadline",
+        "_early",
+        "_early_bytes",
+        "_end_reason",
+        "_engine",
+        "_input_is_stopped",
+        "_is_pumping",
+        "_is_signing",
+        "_job",
+        "_listener",
+        "_peer_has_closed",
+        "_phase",
+        "_protocol",
+        "_refusal",
+        "_session",
+        "_site",
+        "_started",
+        "_tcp",
+        "_transport",
+        "_unsent_bytes",
+    )
+
+    def __init__(self, listener: EdgeListener) -> None:
+        self._listener = listener
+        self._phase = Phase.CLOSED
+        self._tcp: asyncio.Transport | None = None
+        self._engine: TlsEngine | None = None
+        self._transport: TlsTransport | None = None
+        self._protocol: asyncio.Protocol | None = None
+        self._session: HandshakeDone | None = None
+        self._job: JobHandle | None = None
+        self._early: list[bytes] = []
+        self._early_bytes = 0
+        self._refusal: SigningError | None = None
+        self._end_reason: TlsReason | None = None
+        self._site = ""
+        self._deadline = 0.0
+        self._started = 0.0
+        self._unsent_bytes = 0
+        self._is_signing = False
+        self._is_pumping = False
+        self._input_is_stopped = False
+        self._peer_has_closed = False
+
+    @property
+    def phase(self) -> Phase:
+        """Where the connection is."""
+        return self._phase
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether the client has not sent a byte yet."""
+        return self._engine is None
+
+    # asyncio.Protocol: what TCP tells
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take a place, or close at once where none is free."""
+        tcp = cast("asyncio.Transport", transport)
+        if not self._listener.admit(self):
+            self._phase = Phase.REFUSED
+            tcp.abort()
+            return
+        self._tcp = tcp
+        self._phase = Phase.HANDSHAKING
+        self._deadline = self._listener.handshakes.start(self)
+
+    def data_received(self, data: bytes) -> None:
+        """Feed the engine, and do what it says."""
+        if self._is_signing:
+            self._keep_early(data)
+        elif self._phase is Phase.OPEN or self._phase is Phase.HANDSHAKING:
+            engine = self._engine or self._start_handshake()
+            engine.receive_data(data)
+            self._pump()
+
+    def eof_received(self) -> bool:
+        """The client will send no more. True (keep the TCP connection) only after its close_notify."""
+        if self._phase is not Phase.OPEN:
+            return False
+        if self._peer_has_closed:
+            return True
+        self._end_reason = TlsReason.TRUNCATED
+        self._lose_protocol(ConnectionResetError("the client closed without close_notify"))
+        # TCP flushes and closes by itself now; the deadline watches it.
+        self._phase = Phase.LINGERING
+        self._listener.lingering.start(self)
+        return False
+
+    def pause_writing(self) -> None:
+        """TCP's write buffer is full."""
+        if self._protocol is not None:
+            self._protocol.pause_writing()
+
+    def resume_writing(self) -> None:
+        """TCP's write buffer has room again."""
+        if self._input_is_stopped:
+            self._input_is_stopped = False
+            self._resume_tcp()
+        if self._protocol is not None:
+            self._protocol.resume_writing()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Everything of this connection ends, a job that is out, too."""
+        before, self._phase = self._phase, Phase.CLOSED
+        if before is Phase.REFUSED or before is Phase.CLOSED:
+            return
+        self._cancel_job()
+        if before is Phase.HANDSHAKING and self._engine is not None:
+            self._report_failure(TlsReason.CLIENT_CLOSED)
+        if before is Phase.OPEN and not self._peer_has_closed:
+            self._end_reason = self._end_reason or TlsReason.TRUNCATED
+        self._lose_protocol(exc)
+        if self._session is not None:
+            observer = self._listener.services.observer
+            observer.session_ended(self._session.site, self._session.version, self._end_reason)
+        if self._engine is not None:
+            self._engine.abort()
+        self._listener.release(self)
+        # Nothing may keep anything else alive: the collector of reference cycles runs rarely.
+        self._tcp = self._engine = self._transport = self._session = None
+        self._early = []
+
+    # what the listener tells
+
+    def handshake_expired(self) -> None:
+        """The handshake's time is over."""
+        if self._phase is Phase.HANDSHAKING:
+            if self._engine is None:
+                self._start_handshake()  # so that starts and ends are in balance
+            self._report_failure(TlsReason.TIMEOUT)
+            self._phase = Phase.LINGERING
+            self.abort()
+
+    def linger_expired(self) -> None:
+        """Time to go; a client that still takes our output gets another span."""
+        if self._phase is not Phase.LINGERING or self._tcp is None:
+            return
+        unsent = self._tcp.get_write_buffer_size()
+        if 0 < unsent < self._unsent_bytes:
+            self._unsent_bytes = unsent
+            self._listener.lingering.start(self)
+        else:
+            self._tcp.abort()
+
+    def cut(self) -> None:
+        """The worker stops: say goodbye if that is possible at once, and close."""
+        if self._phase is Phase.OPEN and self._engine is not None:
+            self._end_reason = TlsReason.OTHER
+            self._engine.close()
+            self._send()
+        self.abort()
+
+    # what the TLS transport asks (Ends)
+
+    def close(self) -> None:
+        """Orderly: what was written, close_notify, FIN; then wait for the client's."""
+        if self._phase is Phase.OPEN and self._engine is not None:
+            self._engine.close()
+            self._linger()
+            self._listener.loop.call_soon(self._lose_protocol, None)
+
+    def abort(self) -> None:
+        """Close at once. `connection_lost` follows from the event loop."""
+        if self._transport is not None:
+            self._transport.end()
+        if self._tcp is not None:
+            self._tcp.abort()
+
+    # the engine and its events
+
+    def _start_handshake(self) -> TlsEngine:
+        self._started = time.monotonic()
+        services = self._listener.services
+        self._engine = engine = services.new_engine()
+        services.observer.handshake_started(self._listener.name)
+        return engine
+
+    def _pump(self) -> None:
+        """Handle the engine's events until there are none, then send its output in one write."""
+        engine, transport = self._engine, self._transport
+        if self._is_pumping or engine is None:
+            return
+        self._is_pumping = True
+        if transport is not None:
+            transport.is_batching = True
+        try:
+            while events := engine.events():
+                for event in events:
+                    self._handle(event)
+        except Exception as error:
+            self._crashed(error)
+        finally:
+            self._is_pumping = False
+            if transport is not None:
+                transport.is_batching = False
+        self._send()
+
+    def _handle(self, event: TlsEvent) -> None:
+        if isinstance(event, Plaintext):
+            if self._transport is not None:
+                self._transport.deliver(event.data)
+        elif isinstance(event, NeedSignature):
+            self._ask_for_signature(event)
+        elif isinstance(event, HandshakeDone):
+            self._open(event)
+        elif isinstance(event, TlsFailed):
+            self._failed(event)
+        elif isinstance(event, PeerClosed):
+            self._hear_goodbye()
+        else:
+            raise TypeError(f"the edge does not know the event {type(event).__name__}")
+
+    def _send(self) -> None:
+        """Hand to TCP what the engine has to say; nothing after our FIN."""
+        tcp, engine = self._tcp, self._engine
+        if tcp is None or engine is None or self._phase >= Phase.LINGERING or tcp.is_closing():
+            return
+        if data := engine.data_to_send():
+            tcp.write(data)
+            if tcp.get_write_buffer_size() > UNREAD_LIMIT_BYTES and not self._input_is_stopped:
+                self._input_is_stopped = True
+                tcp.pause_reading()
+
+    def _open(self, event: HandshakeDone) -> None:
+        """The session is there: the protocol above gets its transport."""
+        listener = self._listener
+        assert self._tcp is not None and self._engine is not None
+        self._phase = Phase.OPEN
+        self._session = event
+        listener.handshakes.stop(self)
+        listener.services.observer.session_started(
+            event.site,
+            event.version,
+            event.cipher,
+            event.group,
+            resumed=event.is_resumed,
+            duration_s=time.monotonic() - self._started,
+        )
+        self._protocol = protocol = listener.services.new_protocol()
+        self._transport = transport = TlsTransport(
+            self, self._tcp, self._engine, protocol, self._connection_info(event), listener.loop
+        )
+        transport.is_batching = True
+        protocol.connection_made(transport)
+
+    def _connection_info(self, event: HandshakeDone) -> ConnectionInfo:
+        client_ip, client_port = self._address("peername")
+        local_ip, local_port = self._address("sockname")
+        return ConnectionInfo(
+            client_ip=client_ip,
+            client_port=client_port,
+            local_ip=local_ip,
+            local_port=local_port,
+            listener=self._listener.name,
+            site=event.site,
+            server_name=event.server_name,
+            tls_version=event.version,
+            cipher=event.cipher,
+            alpn=event.alpn,
+            is_resumed=event.is_resumed,
+        )
+
+    def _address(self, which: str) -> tuple[str, int]:
+        address = self._tcp.get_extra_info(which) if self._tcp is not None else None
+        return (str(address[0]), int(address[1])) if address else ("", 0)
+
+    def _hear_goodbye(self) -> None:
+        self._peer_has_closed = True
+        if self._transport is not None:
+            self._transport.deliver_eof()
+
+    def _failed(self, event: TlsFailed) -> None:
+        """Send the alert, if there is one, and close."""
+        self._site = event.site or self._site
+        error = ConnectionAbortedError(f"TLS failed: {event.reason.value}")
+        if self._phase is Phase.HANDSHAKING:
+            overloaded = self._refusal is not None and self._refusal.reason is SigningReason.QUEUE_FULL
+            self._report_failure(TlsReason.OVERLOADED if overloaded else event.reason)
+            self._linger()
+        elif self._phase is Phase.OPEN:
+            self._end_reason = event.reason
+            self._linger()
+            self._lose_protocol(error)
+
+    def _linger(self) -> None:
+        """Send everything and our FIN, and give the client time for its own."""
+        self._send()
+        self._phase = Phase.LINGERING
+        if self._transport is not None:
+            self._transport.end()
+        tcp = self._tcp
+        if tcp is None or tcp.is_closing():
+            return
+        self._unsent_bytes = tcp.get_write_buffer_size()
+        tcp.resume_reading()
+        tcp.write_eof()
+        self._listener.handshakes.stop(self)
+        self._listener.lingering.start(self)
+
+    # signatures
+
+    def _ask_for_signature(self, event: NeedSignature) -> None:
+        listener = self._listener
+        self._site = event.site
+        job = SignJob(
+            ski=event.ski,
+            scheme=event.scheme,
+            message=event.message,
+            site=event.site,
+            deadline=min(self._deadline, listener.loop.time() + listener.times.job_s),
+            client_ip=self._address("peername")[0],
+            server_name=event.server_name,
+        )
+        self._is_signing = True
+        handle = listener.services.submit(job, self._job_done)
+        if self._is_signing:  # the answer may have come before `submit` returned
+            self._job = handle
+
+    def _job_done(self, result: bytes | SigningError) -> None:
+        """The signer's answer. Never raises: the signer has other jobs to look after."""
+        self._is_signing = False
+        self._job = None
+        engine = self._engine
+        if engine is None or self._phase is not Phase.HANDSHAKING:
+            return
+        try:
+            if isinstance(result, SigningError):
+                self._refusal = result
+                engine.fail_signature()
+            else:
+                engine.complete_signature(result)
+            self._feed_early(engine)
+        except Exception as error:
+            self._crashed(error)
+        self._pump()
+
+    def _keep_early(self, data: bytes) -> None:
+        self._early.append(data)
+        self._early_bytes += len(data)
+        if self._early_bytes > EARLY_LIMIT_BYTES and self._tcp is not None:
+            self._input_is_stopped = True
+            self._tcp.pause_reading()
+
+    def _feed_early(self, engine: TlsEngine) -> None:
+        early, self._early, self._early_bytes = self._early, [], 0
+        for data in early:
+            engine.receive_data(data)
+        if self._input_is_stopped:
+            self._input_is_stopped = False
+            self._resume_tcp()
+
+    def _cancel_job(self) -> None:
+        self._is_signing = False
+        if self._job is not None:
+            self._job.cancel()
+            self._job = None
+
+    # ends
+
+    def _resume_tcp(self) -> None:
+        if self._tcp is not None and (self._transport is None or self._transport.is_reading()):
+            self._tcp.resume_reading()
+
+    def _report_failure(self, reason: TlsReason) -> None:
+        duration_s = time.monotonic() - self._started
+        self._listener.services.observer.handshake_failed(self._site, reason, duration_s)
+
+    def _lose_protocol(self, exc: Exception | None) -> None:
+        """Tell the protocol above, once, that its connection is gone."""
+        protocol, self._protocol = self._protocol, None
+        if self._transport is not None:
+            self._transport.end()
+        if protocol is not None:
+            protocol.connection_lost(exc)
+
+    def _crashed(self, error: Exception) -> None:
+        """A defect of ours must cost one connection, not the worker, and must be seen."""
+        get_logger("edge").error("edge_connection_crashed", listener=self._listener.name, exc_info=error)
+        self._listener.services.observer.task_crashed("edge_connection")
+        self.abort()
