@@ -46,7 +46,7 @@ class Backend(Protocol):
         ...
 
     def sign(self, ski: bytes, scheme: Scheme, payload: bytes) -> bytes:
-        """Sign `payload`: a digest, or the message for Ed25519. ECDSA signatures are DER. Blocks; raises BackendError."""
+        """Sign `payload`: a digest, or the message for Ed25519. Blocks. ECDSA gives DER. Raises BackendError."""
         ...
 
     def cost(self, ski: bytes) -> Cost:

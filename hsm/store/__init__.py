@@ -1,0 +1,1 @@
+"""Records, transactions and revisions in an encrypted SQLite file."""
