@@ -39,13 +39,28 @@ class Record:
 
 
 @dataclass(frozen=True, slots=True)
+class StoreState:
+    """What a store had been through when it was read; comparable for equality only."""
+
+    changed_by_others: int
+    """SQLite's counter of commits by other connections; means nothing outside of this one."""
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
 class Scan:
     """All records under a prefix at one instant, and what could not be opened."""
 
-    revision: int
+    state: StoreState
+    """Give it to `has_changed`."""
     records: tuple[Record, ...]
     damaged: tuple[StoreError, ...]
     """One error per record that was tampered with; the others are good."""
+
+    @property
+    def revision(self) -> int:
+        """The store-wide revision at that instant."""
+        return self.state.revision
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +95,6 @@ class Store:
         self._lock = threading.RLock()
         self._is_open = True
         self._file_id = _file_id(path)
-        self._seen: tuple[int, int] | None = None
 
     @classmethod
     def create(cls, path: Path, unlock: Unlock, *, busy_timeout_s: float = DEFAULT_BUSY_TIMEOUT_S) -> Store:
@@ -112,13 +126,13 @@ class Store:
             self._connection.close()
             self._master_key = Secret(b"")
 
-    def has_changed(self) -> bool:
-        """Whether anybody, this process included, wrote since the last `scan`. Takes some 20 us.
+    def has_changed(self, since: StoreState) -> bool:
+        """Whether anybody, this process included, wrote since a `scan`. Takes some 10 us.
 
         Raises StoreError when another file took the store's place.
         """
         with self._reading():
-            return self._state() != self._seen
+            return self._state() != since
 
     def revision(self) -> int:
         """The store-wide revision: grows by one with each transaction."""
@@ -142,18 +156,17 @@ class Store:
         with self._reading(), self._transaction("DEFERRED"):
             state = self._state()
             rows = list(database.read_rows(self._connection, prefix))
-            self._seen = state
         records: list[Record] = []
         damaged: list[StoreError] = []
         for sealed in rows:
             try:
-                value = self._open(sealed, newest=state[1])
+                value = self._open(sealed, newest=state.revision)
             except StoreError as error:
                 damaged.append(error)
                 continue
             if sealed.place.is_live:
                 records.append(Record(sealed.place.path, sealed.place.version, value))
-        return Scan(state[1], tuple(records), tuple(damaged))
+        return Scan(state, tuple(records), tuple(damaged))
 
     def write(self, changes: Sequence[Change]) -> int:
         """Apply all changes or none; they are durable on return. Returns the new revision.
@@ -192,10 +205,10 @@ class Store:
             raise StoreError(StoreReason.TAMPERED, sentence, record=sealed.place.path)
         return self._sealer.open(sealed)
 
-    def _state(self) -> tuple[int, int]:
-        """Changes with every commit: SQLite's own counter for other connections, the revision for this one."""
+    def _state(self) -> StoreState:
+        """Changes with every commit: SQLite's counter tells of other connections, the revision of this one."""
         changed_by_others = self._connection.execute("PRAGMA data_version").fetchone()[0]
-        return changed_by_others, database.read_revision(self._connection)
+        return StoreState(changed_by_others, database.read_revision(self._connection))
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[None]:

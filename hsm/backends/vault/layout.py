@@ -1,0 +1,25 @@
+"""Where a vault keeps its records in the store: keys by SKI, and an index that keeps labels unique."""
+
+from __future__ import annotations
+
+import re
+
+KEYS = "keys/"
+LABELS = "labels/"
+_KEY_PATH = re.compile(r"^keys/([0-9a-f]{40})$", re.ASCII)
+
+
+def key_path(ski: bytes) -> str:
+    """The record of a key."""
+    return f"{KEYS}{ski.hex()}"
+
+
+def label_path(label: str) -> str:
+    """The record that says which key has a label."""
+    return f"{LABELS}{label}"
+
+
+def ski_of_path(path: str) -> bytes | None:
+    """The inverse of `key_path`; None for other paths."""
+    match = _KEY_PATH.match(path)
+    return bytes.fromhex(match[1]) if match else None
