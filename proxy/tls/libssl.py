@@ -1,0 +1,125 @@
+"""The server's end of one TLS connection over memory buffers: the few libssl calls of the hot path.
+
+pyOpenSSL makes and owns the objects. Its `do_handshake`, `recv` and `bio_read` report "no more data" by an exception
+and copy record by record, which costs more than the cryptography of a small record. So this module, and only this
+one, calls the same functions through pyOpenSSL's cffi library and returns a status instead. It knows nothing of sites,
+signatures or events; the engine does.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Any, Final
+
+from OpenSSL import SSL
+from OpenSSL._util import ffi, lib
+
+DONE: Final = 0
+WANT_READ: Final = 1
+CLOSED: Final = 2
+"""The peer sent close_notify."""
+FAILED: Final = 3
+MORE: Final = 4
+"""There may be more to read at once."""
+
+RECORD_BYTES: Final = 16384
+_SCRATCH_BYTES: Final = 16 * RECORD_BYTES
+WRITE_BYTES: Final = 4 * RECORD_BYTES
+"""How much plaintext is encrypted before the ciphertext is taken out: bounds a connection's output buffer, which
+OpenSSL never shrinks."""
+
+_STATUS: Final = {
+    lib.SSL_ERROR_NONE: DONE,
+    lib.SSL_ERROR_WANT_READ: WANT_READ,
+    lib.SSL_ERROR_WANT_WRITE: WANT_READ,
+    lib.SSL_ERROR_ZERO_RETURN: CLOSED,
+}
+
+
+class _Scratch(threading.local):
+    """Where OpenSSL puts what is read; per thread, because cffi releases the GIL in a call."""
+
+    def __init__(self) -> None:
+        self.buffer = ffi.new("char[]", _SCRATCH_BYTES)
+
+
+_scratch = _Scratch()
+
+
+class Endpoint:
+    """One SSL object. After FAILED the thread's error queue says why, and only `take_output` may follow."""
+
+    __slots__ = ("_connection", "_input", "_output", "_ssl")
+
+    def __init__(self, context: SSL.Context) -> None:
+        connection = SSL.Connection(context, None)
+        connection.set_accept_state()
+        self._connection = connection
+        self._ssl: Any = connection._ssl
+        self._input: Any = connection._into_ssl
+        self._output: Any = connection._from_ssl
+
+    def feed(self, ciphertext: bytes) -> None:
+        """Hand over what came from the peer; nothing is processed yet."""
+        if ciphertext:
+            self._connection.bio_write(ciphertext)
+
+    def handshake(self) -> int:
+        """Go on with the handshake: DONE, WANT_READ, CLOSED or FAILED."""
+        result = lib.SSL_do_handshake(self._ssl)
+        return DONE if result == 1 else self._status(result)
+
+    def read(self) -> tuple[bytes, int]:
+        """Plaintext of all complete records, up to a bound: (data, WANT_READ | MORE | CLOSED | FAILED)."""
+        buffer, ssl, read = _scratch.buffer, self._ssl, lib.SSL_read
+        total, last = 0, _SCRATCH_BYTES - RECORD_BYTES
+        while total <= last:
+            count = read(ssl, buffer + total, RECORD_BYTES)
+            if count <= 0:
+                return ffi.buffer(buffer, total)[:], self._status(count)
+            total += count
+        return ffi.buffer(buffer, total)[:], MORE
+
+    def write(self, plaintext: Any, offset: int, count: int) -> bool:
+        """Encrypt `count` bytes of a `ffi.from_buffer` object; the ciphertext waits for `take_output`."""
+        return bool(lib.SSL_write(self._ssl, plaintext + offset, count) == count)
+
+    def take_output(self) -> bytes:
+        """Ciphertext for the peer, or b""."""
+        buffer, output = _scratch.buffer, self._output
+        count = lib.BIO_read(output, buffer, _SCRATCH_BYTES)
+        if count <= 0:
+            return b""
+        data: bytes = ffi.buffer(buffer, count)[:]
+        return data if count < _SCRATCH_BYTES else data + self.take_output()
+
+    def shutdown(self) -> None:
+        """Send close_notify."""
+        lib.SSL_shutdown(self._ssl)
+
+    def switch_context(self, context: SSL.Context) -> None:
+        """Use another context's certificates; only from within the server name callback."""
+        self._connection.set_context(context)
+
+    def _status(self, result: int) -> int:
+        return _STATUS.get(lib.SSL_get_error(self._ssl, result), FAILED)
+
+    @property
+    def version(self) -> str:
+        """ "TLSv1.2" or "TLSv1.3", once the handshake is done."""
+        return self._connection.get_protocol_version_name()
+
+    @property
+    def cipher(self) -> str:
+        """The cipher suite, as OpenSSL names it."""
+        return self._connection.get_cipher_name() or ""
+
+    @property
+    def group(self) -> str:
+        """The key exchange group, or ""."""
+        return self._connection.get_group_name() or ""
+
+    @property
+    def is_resumed(self) -> bool:
+        """Tell whether the client brought a session that was accepted."""
+        return bool(lib.SSL_session_reused(self._ssl) == 1)
