@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 from proxy.base.errors import SigningError
@@ -29,7 +31,7 @@ class RoutedJob:
         "tried",
     )
 
-    def __init__(self, job: SignJob, started: float, deadline: float, owner: object = None) -> None:
+    def __init__(self, job: SignJob, started: float, deadline: float, owner: Any = None) -> None:
         self.job = job
         self.ski = job.ski
         self.started = started
@@ -66,7 +68,7 @@ class Attempt:
         self.deadline = deadline
         """When the shell must report `on_attempt_timeout`; never later than the job's deadline."""
         self.is_over = False
-        self.wire: object = None
+        self.wire: Any = None
         """The link it was sent on; the shell's."""
         self.request_id = 0
         """Its id on that link; the shell's."""

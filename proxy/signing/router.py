@@ -275,7 +275,9 @@ class Router:
         commands.append(SendTo(attempt))
 
     def _wait(self, routed: RoutedJob, now: float, commands: list[Command]) -> None:
-        if self._waiting.is_full:
+        if self._is_stopping:
+            self._fail(routed, SigningError(SigningReason.STOPPED, "the proxy is stopping"), commands)
+        elif self._waiting.is_full:
             self._fail(routed, SigningError(SigningReason.QUEUE_FULL, f"{self.waiting} jobs wait already"), commands)
         elif routed.tried and now < routed.not_before:
             self._waiting.add(routed, rest_until=routed.not_before)

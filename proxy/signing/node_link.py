@@ -1,0 +1,230 @@
+"""A link to one node: a connection that is opened again whenever it is lost.
+
+A link connects by mutual TLS, asks which keys the node has, is then usable, and connects again with growing pauses when
+it is lost. It runs one task, which connects. It decides nothing: what happens is reported to its owner, and answers
+go to whoever asked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from typing import Any, Protocol
+
+from hsm.shared.addresses import parse_address
+from hsm.shared.logs import get_logger
+from hsm.shared.tasks import Tasks
+from hsm.wire.errors import LinkClosed
+from hsm.wire.messages import KeyEntry
+from hsm.wire.schemes import Scheme
+from hsm.wire.session import ClientSession
+from proxy.base.policy import NodeAddress, SigningPolicy
+from proxy.signing.backoff import ReconnectBackoff
+from proxy.signing.connection import NodeConnection, OnAnswer
+
+PROBE_SLOTS = 4
+"""Signatures under way beside the jobs' that a link has room for."""
+
+
+class LinkOwner(Protocol):
+    """Hears what becomes of a link."""
+
+    def link_opened(self, link: NodeLink, keys: tuple[KeyEntry, ...] | None) -> None:
+        """The link is usable; `keys` is None when the node can't list them."""
+
+    def link_keys(self, link: NodeLink, keys: tuple[KeyEntry, ...]) -> None:
+        """The node's keys changed."""
+
+    def link_lost(self, link: NodeLink, why: str) -> None:
+        """A usable link is gone. Its requests end with Lost right after this."""
+
+    def link_failed(self, link: NodeLink, why: str) -> None:
+        """The link could not be opened; it will be tried again."""
+
+    def link_draining(self, link: NodeLink) -> None:
+        """The node wants no new requests."""
+
+    def link_writable(self, link: NodeLink) -> None:
+        """The link's send buffer is full, or has room again: `is_writable` changed."""
+
+
+class NodeLink:
+    """A connection to a node that is opened again whenever it is lost, between `start` and `stop`."""
+
+    def __init__(
+        self,
+        node: NodeAddress,
+        policy: SigningPolicy,
+        ssl_context: ssl.SSLContext,
+        owner: LinkOwner,
+        *,
+        tasks: Tasks,
+        backoff: ReconnectBackoff,
+    ) -> None:
+        self._node, self._policy, self._ssl, self._owner, self._tasks = node, policy, ssl_context, owner, tasks
+        self._backoff = backoff
+        self._loop = asyncio.get_running_loop()
+        self._log = get_logger("signing")
+        self._connection: NodeConnection | None = None
+        self._is_stopping = False
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether requests may be made (a full link is usable)."""
+        return self._connection is not None
+
+    @property
+    def can_take(self) -> bool:
+        """Whether a request would be sent now."""
+        connection = self._connection
+        return connection is not None and connection.is_writable and not connection.session.is_full
+
+    @property
+    def is_writable(self) -> bool:
+        """Whether the send buffer has room."""
+        return self._connection is not None and self._connection.is_writable
+
+    @property
+    def in_flight(self) -> int:
+        """Requests under way, of all kinds."""
+        return self._connection.session.in_flight if self._connection else 0
+
+    def start(self) -> None:
+        """Begin to connect."""
+        self._tasks.start(self._keep_connected(), name=f"link to node {self._node.name}")
+
+    def stop(self) -> None:
+        """Close the connection; requests under way end with Lost. The task ends with its `Tasks`."""
+        self._is_stopping = True
+        if self._connection is not None:
+            self._connection.close("the proxy is stopping")
+
+    def sign(
+        self,
+        ski: bytes,
+        scheme: Scheme,
+        payload: bytes,
+        deadline: float,
+        on_answer: OnAnswer,
+        tag: Any,
+        *,
+        server_name: str = "",
+        client_ip: str = "",
+    ) -> int:
+        """Ask for a signature; `on_answer(tag, answer)` follows once, unless it is cancelled. Return its id.
+
+        Raises LinkClosed or LinkFull.
+        """
+        connection = self._require()
+        now = self._loop.time()
+        session = connection.session
+        try:
+            request_id = session.sign(
+                ski, scheme, payload, now=now, deadline=deadline, server_name=server_name, client_ip=client_ip
+            )
+        except ValueError:
+            # A name or address the wire can't carry (a scoped IPv6 address); the node needs neither.
+            request_id = session.sign(ski, scheme, payload, now=now, deadline=deadline)
+        connection.await_answer(request_id, on_answer, tag, deadline)
+        return request_id
+
+    def ping(self, deadline: float, on_answer: OnAnswer, tag: Any) -> int:
+        """Ask for an echo, like `sign`."""
+        connection = self._require()
+        request_id = connection.session.ping(b"sealgate", now=self._loop.time(), deadline=deadline)
+        connection.await_answer(request_id, on_answer, tag, deadline)
+        return request_id
+
+    def cancel(self, request_id: int) -> None:
+        """Nobody waits for the request any more: the node is told and no answer is reported."""
+        if self._connection is not None:
+            self._connection.cancel(request_id)
+
+    def _require(self) -> NodeConnection:
+        if self._connection is None:
+            raise LinkClosed(f"no link to node {self._node.name}")
+        return self._connection
+
+    async def _keep_connected(self) -> None:
+        while not self._is_stopping:
+            why = await self._connect_once()
+            if self._is_stopping:
+                return
+            delay_s = self._backoff.delay_s(self._loop.time())
+            self._log.debug("link_down", node=self._node.name, why=why, retry_in_s=round(delay_s, 3))
+            await asyncio.sleep(delay_s)
+
+    async def _connect_once(self) -> str:
+        """One life of a connection; return why it ended."""
+        opened: list[NodeConnection] = []
+        try:
+            async with asyncio.timeout(self._policy.connect_timeout_s):
+                connection = await self._open(opened)
+                keys = await connection.first_keys
+            return await self._use(connection, keys)
+        except (OSError, TimeoutError) as error:  # ssl.SSLError is an OSError
+            why = self._describe(error)
+            self._owner.link_failed(self, why)
+            return why
+        finally:
+            for each in opened:
+                each.close("the link is given up")
+
+    async def _open(self, opened: list[NodeConnection]) -> NodeConnection:
+        host, port = parse_address(self._node.address)
+        limit = self._policy.max_in_flight_per_node + PROBE_SLOTS
+
+        def connection() -> NodeConnection:
+            opened.append(NodeConnection(self, ClientSession(limit), self._policy.connect_timeout_s))
+            return opened[-1]
+
+        await self._loop.create_connection(
+            connection,
+            host,
+            port,
+            ssl=self._ssl,
+            server_hostname=self._node.server_name or host,
+            ssl_handshake_timeout=self._policy.connect_timeout_s,
+            ssl_shutdown_timeout=1.0,
+        )
+        return opened[-1]
+
+    async def _use(self, connection: NodeConnection, keys: tuple[KeyEntry, ...] | None) -> str:
+        if connection.why_ended:  # between the list and this line
+            raise ConnectionError(connection.why_ended)
+        self._connection = connection
+        self._backoff.opened(self._loop.time())
+        self._owner.link_opened(self, keys)
+        if connection.is_draining:
+            self._owner.link_draining(self)
+        return await connection.closed
+
+    def _describe(self, error: BaseException) -> str:
+        if isinstance(error, TimeoutError) and not str(error):
+            return f"{self._node.address} did not answer within {self._policy.connect_timeout_s:g} s"
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return f"{self._node.address}: its certificate is not accepted: {error.verify_message}"
+        return f"{self._node.address}: {error}"
+
+    # From the connection.
+
+    def connection_ended(self, connection: NodeConnection, why: str) -> None:
+        """See ConnectionOwner."""
+        if self._connection is connection:
+            self._connection = None
+            self._owner.link_lost(self, why)
+
+    def connection_writable(self, connection: NodeConnection) -> None:
+        """See ConnectionOwner."""
+        if self._connection is connection:
+            self._owner.link_writable(self)
+
+    def connection_draining(self, connection: NodeConnection) -> None:
+        """See ConnectionOwner."""
+        if self._connection is connection:
+            self._owner.link_draining(self)
+
+    def connection_keys(self, connection: NodeConnection, keys: tuple[KeyEntry, ...]) -> None:
+        """See ConnectionOwner."""
+        if self._connection is connection:
+            self._owner.link_keys(self, keys)
