@@ -61,7 +61,10 @@ def _run(cluster: Cluster, check_s: float | None) -> tuple[str, bool] | None:
     try:
         _say(f"Starting {len(cluster.nodes)} HSM nodes, {len(cluster.web_ports)} web servers and the proxy")
         cluster.start()
-        return _check(cluster, check_s) if check_s is not None else _show(cluster, stop)
+        if check_s is not None:
+            return _check(cluster, check_s)
+        _show(cluster, stop)
+        return None
     finally:
         _say("Stopping everything")
         cluster.stop()

@@ -51,7 +51,7 @@ def scrape_proxy(url: str) -> ProxyFigures:
     for name, labels, value in samples_of(url):
         sums[name] += value
         match name:
-            case "sealgate_signing_attempts_total":
+            case "sealgate_node_attempts_total":
                 (good if labels["outcome"] == "ok" else bad)[labels["node"]] += value
             case "sealgate_node_up":
                 up[labels["node"]] = value >= 1
@@ -71,6 +71,6 @@ def scrape_proxy(url: str) -> ProxyFigures:
         handshake_failures=dict(failures),
         requests=sums["sealgate_http_requests_total"],
         responses_5xx=sums["5xx"],
-        signature_seconds=sums["sealgate_signature_duration_seconds_sum"],
-        jobs=sums["sealgate_signature_duration_seconds_count"],
+        signature_seconds=sums["sealgate_signing_duration_seconds_sum"],
+        jobs=sums["sealgate_signing_duration_seconds_count"],
     )

@@ -33,6 +33,7 @@ http {{
         add_header X-Web-Server {name};
         location = / {{ ssi on; index index.html; }}
         location = /small {{ default_type text/plain; return 200 "ok"; }}
+        location /upload/ {{ dav_methods PUT; create_full_put_path on; }}
     }}
 }}
 """
@@ -79,8 +80,10 @@ def nginx_program() -> str:
 
 
 def web_server(name: str, port: int, folder: Path) -> Program:
-    """An nginx that is ready to be started. Its files stand in its own folder; started by root, its worker stays root, or it
-    could not read a folder that is root's alone."""
+    """An nginx that is ready to be started, with all its files in one folder.
+
+    Started by root, its worker stays root, or it could not read a folder that is root's alone.
+    """
     root = folder / "root"
     root.mkdir(parents=True, exist_ok=True)
     (root / "index.html").write_text(_PAGE.format(name=name))

@@ -1,0 +1,32 @@
+"""`sealgate demo --check`: SIGKILL to one of three nodes under load fails no request, and the node comes back."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+
+
+def test_demo_check_fails_no_request_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "proxy", "demo", "--check", "--seconds", "6", "--dir", str(tmp_path / "demo")],
+        capture_output=True,
+        text=True,
+        timeout=110,
+        check=False,
+    )
+    assert done.stdout.strip(), done.stderr
+    verdict = json.loads(done.stdout.strip().splitlines()[-1])
+    assert done.returncode == 0, f"{verdict}\n{done.stderr}"
+    assert verdict["failed"] == 0
+    assert verdict["recovered"] is True
+    assert verdict["requests"] > 50
+    assert sorted(verdict["signatures_by_node"]) == ["node-1", "node-2", "node-3"]
+    assert all(count > 0 for count in verdict["signatures_by_node"].values())
+    assert sum(verdict["signatures_by_node"].values()) >= verdict["requests"], "each request took a full handshake"
+    assert 0 < verdict["failover_ms_max"] < 10_000
+    left = [p.info for p in psutil.process_iter(["cmdline"]) if str(tmp_path) in " ".join(p.info["cmdline"] or [])]
+    assert left == [], "the demo must stop what it started"
