@@ -80,7 +80,7 @@ def self_sign(
     key: KeyArgument,
     subject: SubjectOption = "",
     names: NamesOption = None,
-    days: Annotated[int, typer.Option(min=1, max=3650, help="How long it is valid.")] = 90,
+    days: Annotated[int, typer.Option(min=1, max=397, help="How long it is valid.")] = 90,
     out: OutOption = None,
     socket: SocketOption = None,
     config: ConfigOption = None,

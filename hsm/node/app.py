@@ -99,7 +99,7 @@ class Node:
         self._opened = opened = await asyncio.to_thread(self._open, config, files)
         self._service = Service(opened.backend, config.rules, _limits(config), self._metrics, loop)
         self._server = Server(self._service, context, config.listen, self._metrics, loop)
-        management = Management(opened.admin, opened.admin_errors, self._metrics, self.status, self.refresh)
+        management = Management(opened.admin, opened.refusal_of, self._metrics, self.status, self.refresh)
         self._running.append(await serve(management.app(), files.socket))
         self._tasks.start(self._refresh_forever(), name="refresh")
         self.address = await self._server.start()
@@ -145,7 +145,7 @@ class Node:
         if not threads_ended:
             self._log.error("backend_hangs", hint="a signing thread did not come back from the token; leaving it")
         elif self._opened is not None:
-            self._opened.backend.close()
+            self._opened.close()
         if self._opened is not None:
             self._log.info("node_stopped", node=self._config.node.name)
             self._opened = None

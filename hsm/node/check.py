@@ -25,7 +25,7 @@ def check(path: Path) -> str:
     try:
         keys = opened.backend.keys()
     finally:
-        opened.backend.close()
+        opened.close()
     lines = [f"{path}: right; node {config.node.name!r}, {len(keys)} keys, {len(config.access)} access rules"]
     lines += [f"warning: {warning}" for warning in _warnings(config, keys)]
     return "\n".join(lines)

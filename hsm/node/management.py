@@ -14,14 +14,16 @@ POST   /keys/{key}/self-sign      {"subject"?, "names", "days"?} -> {"pem": ...}
 DELETE /keys/{key}                {"key": ...}
 ====== ========================== =====================================
 
-Errors are {"error": "a sentence"} with a status of 400, 404, 413, 500 or 503.
+Errors are {"error": "a sentence"} with a status of 400, 404, 409, 413, 500 or 503.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from datetime import datetime
+from enum import Enum
 from typing import Annotated, Protocol, TypeVar
 
 import msgspec
@@ -43,6 +45,24 @@ Label = Annotated[str, Meta(min_length=1, max_length=128)]
 Names = Annotated[tuple[Annotated[str, Meta(min_length=1, max_length=253)], ...], Meta(max_length=100)]
 
 
+class RefusalReason(Enum):
+    """Why an operation was refused; the value is the HTTP status that says so."""
+
+    INVALID = 400
+    NOT_FOUND = 404
+    CONFLICT = 409
+    UNAVAILABLE = 503
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """An operation was refused and changed nothing."""
+
+    reason: RefusalReason
+    sentence: str
+    """For people; holds no secret."""
+
+
 class KeyRecord(Protocol):
     """What an admin says of a key."""
 
@@ -57,18 +77,19 @@ class KeyRecord(Protocol):
     @property
     def imported(self) -> bool: ...
     @property
-    def public_key(self) -> bytes: ...
+    def public_key(self) -> str: ...
 
 
 class KeyAdmin(Protocol):
-    """What a backend lets its owner do. Blocks; raises `AdminError` types that the factory names."""
+    """What a backend lets its owner do. Blocks; the factory says how to read what it raises."""
 
-    def list(self) -> Sequence[KeyRecord]: ...
     def generate(self, type: KeyType, label: str) -> KeyRecord: ...
-    def import_pem(self, pem: bytes, password: str | None, label: str) -> KeyRecord: ...
-    def csr(self, key: str, subject: str, names: Sequence[str]) -> bytes: ...
-    def self_sign(self, key: str, subject: str, names: Sequence[str], days: int) -> bytes: ...
-    def destroy(self, key: str) -> KeyRecord: ...
+    def import_pem(self, pem: bytes, password: bytes | None, label: str) -> KeyRecord: ...
+    def get(self, reference: str) -> KeyRecord: ...
+    def csr(self, reference: str, subject: str, names: Sequence[str]) -> bytes: ...
+    def self_sign(self, reference: str, subject: str, names: Sequence[str], days: int = 90) -> bytes: ...
+    def destroy(self, reference: str) -> KeyRecord: ...
+    def list(self) -> Sequence[KeyRecord]: ...
 
 
 class _Body(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -103,7 +124,8 @@ class CsrBody(_Body, frozen=True, kw_only=True):
 class SelfSignBody(CsrBody, frozen=True, kw_only=True):
     """POST /keys/{key}/self-sign."""
 
-    days: Annotated[int, Meta(ge=1, le=3650)] = 90
+    days: Annotated[int, Meta(ge=1, le=397)] = 90
+    """Browsers refuse certificates that are valid for longer."""
 
 
 class KeyView(msgspec.Struct, frozen=True, kw_only=True):
@@ -125,7 +147,7 @@ class KeyView(msgspec.Struct, frozen=True, kw_only=True):
             label=record.label,
             created=record.created.isoformat(),
             imported=record.imported,
-            public_key=record.public_key.decode("ascii"),
+            public_key=record.public_key,
         )
 
 
@@ -144,13 +166,13 @@ class Management:
     def __init__(
         self,
         admin: KeyAdmin,
-        admin_errors: tuple[type[Exception], ...],
+        refusal_of: Callable[[Exception], Refusal | None],
         observer: NodeObserver,
         status: Callable[[], NodeStatus],
         on_change: Callable[[], Awaitable[None]],
     ) -> None:
         self._admin = admin
-        self._admin_errors = admin_errors
+        self._refusal_of = refusal_of
         self._observer = observer
         self._status = status
         self._on_change = on_change
@@ -180,11 +202,8 @@ class Management:
 
     async def _show(self, request: web.Request) -> web.Response:
         name = request.match_info["key"]
-        records = await self._do("show", name, self._admin.list)
-        found = [record for record in records if name in (record.label, record.ski.hex())]
-        if not found:
-            raise _Refused(404, f"there is no key {name!r}; `sealgate key list` shows those there are")
-        return json_response({"key": KeyView.of(found[0])})
+        record = await self._do("show", name, lambda: self._admin.get(name))
+        return json_response({"key": KeyView.of(record)})
 
     async def _generate(self, request: web.Request) -> web.Response:
         body = await _body(request, GenerateBody)
@@ -194,7 +213,8 @@ class Management:
     async def _import(self, request: web.Request) -> web.Response:
         body = await _body(request, ImportBody)
         pem = body.pem.encode()
-        record = await self._do("import", body.label, lambda: self._admin.import_pem(pem, body.password, body.label))
+        password = None if body.password is None else body.password.encode()
+        record = await self._do("import", body.label, lambda: self._admin.import_pem(pem, password, body.label))
         return await self._changed(record, 201)
 
     async def _destroy(self, request: web.Request) -> web.Response:
@@ -227,20 +247,24 @@ class Management:
         try:
             async with self._turn:
                 result = await asyncio.to_thread(work)
-        except self._admin_errors as error:
-            self._observer.management_done(operation, is_ok=False)
-            self._log.warning("management_refused", operation=operation, key=key, error=str(error))
-            raise _Refused(400, str(error)) from None
         except Exception as error:
-            self._observer.management_done(operation, is_ok=False)
-            self._log.error("management_crashed", operation=operation, key=key, error=type(error).__name__)
-            raise _Refused(500, "the operation failed inside the node; its log says where") from None
+            raise self._failure(operation, key, error) from None
         finally:
             self._waiting -= 1
         self._observer.management_done(operation, is_ok=True)
         if operation not in ("list", "show"):
             self._log.info("management_done", operation=operation, key=key)
         return result
+
+    def _failure(self, operation: str, key: str, error: Exception) -> _Refused:
+        self._observer.management_done(operation, is_ok=False)
+        refusal = self._refusal_of(error)
+        if refusal is not None:
+            self._log.warning("management_refused", operation=operation, key=key, error=refusal.sentence)
+            return _Refused(refusal.reason.value, refusal.sentence)
+        # Nobody knows what a foreign exception's message holds: log its type only.
+        self._log.error("management_crashed", operation=operation, key=key, error=type(error).__name__)
+        return _Refused(500, "the operation failed inside the node; its log says more")
 
 
 async def _body(request: web.Request, type_: type[T]) -> T:

@@ -48,14 +48,14 @@ class NodeMetrics(NodeObserver):
             registry=registry,
         )
         self._queue_seconds = Histogram(
-            "sealgate_node_queue_seconds",
+            "sealgate_node_queue_duration_seconds",
             "Time a signed request waited before its signature was begun.",
             ("scheme",),
             buckets=QUEUE_BUCKETS_S,
             registry=registry,
         )
         self._sign_seconds = Histogram(
-            "sealgate_node_sign_seconds",
+            "sealgate_node_sign_duration_seconds",
             "Time the backend took for a signature.",
             ("scheme",),
             buckets=SIGN_BUCKETS_S,

@@ -280,7 +280,8 @@ class Service:
         except BackendError as error:
             ticket.error = error
         except Exception as error:
-            # A backend that breaks its contract must not take the node down. Its message may hold anything: log its type.
+            # A backend that breaks its contract must not take the node down. Its message may hold anything: log the
+            # type only.
             self._log.error("backend_crashed", key=ticket.key.label, error=type(error).__name__)
             ticket.error = BackendError(ErrorCode.INTERNAL, "the node's backend failed")
         ticket.sign_s = time.perf_counter() - begin
