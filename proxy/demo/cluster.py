@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from hsm.shared.mtls import Identity
 from proxy.demo.processes import Program, ProgramError, answers, free_port, listens, sealgate
 from proxy.demo.web import web_server
 
@@ -57,6 +58,8 @@ class Cluster:
 
     spec: ClusterSpec
     ca: Path = field(init=False)
+    store: Path = field(init=False)
+    key_file: Path = field(init=False)
     chains: dict[str, dict[str, Path]] = field(init=False)
     nodes: dict[str, NodeSpot] = field(init=False, default_factory=dict)
     port: int = field(init=False)
@@ -92,12 +95,10 @@ class Cluster:
 
         directory = self.spec.directory
         directory.mkdir(parents=True, exist_ok=True)
-        names = tuple(f"node-{number}" for number in range(1, self.spec.nodes + 1))
-        pki = create_dev_pki(DevPkiSpec(directory=directory / "pki", sites=self.spec.sites, nodes=names))
-        self.ca, self.chains = pki.ca, pki.sites
+        pki = create_dev_pki(DevPkiSpec(directory / "pki", self.spec.sites, self.spec.nodes))
+        self.ca, self.chains, self.store, self.key_file = pki.ca, pki.sites, pki.store, pki.key_file
         self.port, self.control_port = self.spec.port or free_port(), free_port()
-        for name in names:
-            identity = pki.nodes[name]
+        for name, identity in pki.nodes.items():
             spot = NodeSpot(name, free_port(), free_port(), directory / f"{name}.toml")
             spot.config.write_text(_node_toml(spot, identity, pki.store, pki.key_file, _socket_path(directory, name)))
             self.nodes[name] = spot
@@ -138,7 +139,7 @@ class Cluster:
             with contextlib.suppress(ProgramError):
                 program.stop(STOP_TIMEOUT_S)
 
-    def _proxy_toml(self, identity: object) -> str:
+    def _proxy_toml(self, identity: Identity) -> str:
         sites = "".join(
             f'[[sites]]\nnames = ["{site}"]\ncertificates = [{_quoted(chains.values())}]\nupstream = "web"\n'
             f"default = {'true' if number == 0 else 'false'}\n"
@@ -160,11 +161,11 @@ class Cluster:
         )
 
 
-def _quoted(values: object) -> str:
-    return ", ".join(f'"{value}"' for value in values)  # type: ignore[attr-defined]
+def _quoted(values: Iterable[object]) -> str:
+    return ", ".join(f'"{value}"' for value in values)
 
 
-def _identity_toml(identity: object) -> str:
+def _identity_toml(identity: Identity) -> str:
     return "".join(f'{name} = "{getattr(identity, name)}"\n' for name in ("ca", "certificate", "private_key"))
 
 
@@ -174,7 +175,7 @@ def _socket_path(directory: Path, name: str) -> Path:
     return path if len(str(path)) < 100 else Path(tempfile.mkdtemp(prefix="sealgate-")) / f"{name}.sock"
 
 
-def _node_toml(spot: NodeSpot, identity: object, store: Path, key_file: Path, socket: Path) -> str:
+def _node_toml(spot: NodeSpot, identity: Identity, store: Path, key_file: Path, socket: Path) -> str:
     return (
         f'[node]\nname = "{spot.name}"\n'
         f'[listen]\naddress = "127.0.0.1:{spot.port}"\n'

@@ -34,8 +34,7 @@ def secrets_of(cluster: Cluster) -> dict[str, bytes]:
     from tests.support.vault_secrets import private_numbers_in
 
     found: dict[str, bytes] = {}
-    pki = cluster.spec.directory / "pki"
-    for name, (number, size) in private_numbers_in(pki).items():
+    for name, (number, size) in private_numbers_in(cluster.store, cluster.key_file).items():
         for form, data in forms_of(number, size).items():
             found[f"{name}, {form}"] = data
     return found
