@@ -206,7 +206,7 @@ class Node:
 def _limits(config: NodeConfig) -> ServiceLimits:
     admission = config.admission
     return ServiceLimits(
-        threads=admission.concurrency or os.cpu_count() or 1,
+        threads=admission.concurrency or len(os.sched_getaffinity(0)),
         queue=admission.queue,
         cheap_queue=admission.cheap_queue,
         max_in_flight_per_client=config.listen.max_in_flight_per_connection,
