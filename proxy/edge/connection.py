@@ -2,7 +2,7 @@
 
 Theory of operation. The engine is pure; after each thing it is told, `_pump` handles its events until there are none
 and then sends what it has to say, in one write. A handshake that needs a signature stands still inside the engine
-until `_job_done`; meanwhile input is kept, up to a bound. One phase variable says where the connection is:
+until `_job_done`; what arrives meanwhile it keeps, up to a bound. One phase variable says where the connection is:
 
     HANDSHAKING --HandshakeDone--> OPEN --close--> LINGERING --client's FIN, or time--> CLOSED
          |                           |                ^
@@ -32,8 +32,6 @@ from proxy.tls.events import HandshakeDone, NeedSignature, PeerClosed, Plaintext
 if TYPE_CHECKING:
     from proxy.edge.listener import EdgeListener
 
-EARLY_LIMIT_BYTES = 65_536
-"""Input kept while a signature is awaited; then reading pauses. An honest client sends nothing at that moment."""
 UNREAD_LIMIT_BYTES = 1_048_576
 """Output that the client does not take; above it no more input is read, because input can cause output."""
 
@@ -53,8 +51,6 @@ class EdgeConnection(asyncio.Protocol):
 
     __slots__ = (
         "_deadline",
-        "_early",
-        "_early_bytes",
         "_end_reason",
         "_engine",
         "_input_is_stopped",
@@ -65,7 +61,6 @@ class EdgeConnection(asyncio.Protocol):
         "_peer_has_closed",
         "_phase",
         "_protocol",
-        "_refusal",
         "_session",
         "_site",
         "_started",
@@ -83,9 +78,6 @@ class EdgeConnection(asyncio.Protocol):
         self._protocol: asyncio.Protocol | None = None
         self._session: HandshakeDone | None = None
         self._job: JobHandle | None = None
-        self._early: list[bytes] = []
-        self._early_bytes = 0
-        self._refusal: SigningError | None = None
         self._end_reason: TlsReason | None = None
         self._site = ""
         self._deadline = 0.0
@@ -121,9 +113,7 @@ class EdgeConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Feed the engine, and do what it says."""
-        if self._is_signing:
-            self._keep_early(data)
-        elif self._phase is Phase.OPEN or self._phase is Phase.HANDSHAKING:
+        if self._phase is Phase.OPEN or self._phase is Phase.HANDSHAKING:
             engine = self._engine or self._start_handshake()
             engine.receive_data(data)
             self._pump()
@@ -173,7 +163,6 @@ class EdgeConnection(asyncio.Protocol):
         self._listener.release(self)
         # Nothing may keep anything else alive: the collector of reference cycles runs rarely.
         self._tcp = self._engine = self._transport = self._session = None
-        self._early = []
 
     # what the listener tells
 
@@ -270,8 +259,8 @@ class EdgeConnection(asyncio.Protocol):
         tcp, engine = self._tcp, self._engine
         if tcp is None or engine is None or self._phase >= Phase.LINGERING or tcp.is_closing():
             return
-        if data := engine.data_to_send():
-            tcp.write(data)
+        if chunks := engine.chunks_to_send():
+            tcp.writelines(chunks)
             if tcp.get_write_buffer_size() > UNREAD_LIMIT_BYTES and not self._input_is_stopped:
                 self._input_is_stopped = True
                 tcp.pause_reading()
@@ -279,7 +268,8 @@ class EdgeConnection(asyncio.Protocol):
     def _open(self, event: HandshakeDone) -> None:
         """The session is there: the protocol above gets its transport."""
         listener = self._listener
-        assert self._tcp is not None and self._engine is not None
+        assert self._tcp is not None
+        assert self._engine is not None
         self._phase = Phase.OPEN
         self._session = event
         listener.handshakes.stop(self)
@@ -327,15 +317,14 @@ class EdgeConnection(asyncio.Protocol):
     def _failed(self, event: TlsFailed) -> None:
         """Send the alert, if there is one, and close."""
         self._site = event.site or self._site
-        error = ConnectionAbortedError(f"TLS failed: {event.reason.value}")
         if self._phase is Phase.HANDSHAKING:
-            overloaded = self._refusal is not None and self._refusal.reason is SigningReason.QUEUE_FULL
-            self._report_failure(TlsReason.OVERLOADED if overloaded else event.reason)
+            self._cancel_job()
+            self._report_failure(event.reason)
             self._linger()
         elif self._phase is Phase.OPEN:
             self._end_reason = event.reason
             self._linger()
-            self._lose_protocol(error)
+            self._lose_protocol(ConnectionAbortedError(f"TLS failed: {event.reason.value}"))
 
     def _linger(self) -> None:
         """Send everything and our FIN, and give the client time for its own."""
@@ -380,29 +369,14 @@ class EdgeConnection(asyncio.Protocol):
             return
         try:
             if isinstance(result, SigningError):
-                self._refusal = result
-                engine.fail_signature()
+                is_overload = result.reason is SigningReason.QUEUE_FULL
+                reason = TlsReason.OVERLOADED if is_overload else TlsReason.SIGNING_FAILED
+                engine.fail_signature(reason, str(result))
             else:
                 engine.complete_signature(result)
-            self._feed_early(engine)
         except Exception as error:
             self._crashed(error)
         self._pump()
-
-    def _keep_early(self, data: bytes) -> None:
-        self._early.append(data)
-        self._early_bytes += len(data)
-        if self._early_bytes > EARLY_LIMIT_BYTES and self._tcp is not None:
-            self._input_is_stopped = True
-            self._tcp.pause_reading()
-
-    def _feed_early(self, engine: TlsEngine) -> None:
-        early, self._early, self._early_bytes = self._early, [], 0
-        for data in early:
-            engine.receive_data(data)
-        if self._input_is_stopped:
-            self._input_is_stopped = False
-            self._resume_tcp()
 
     def _cancel_job(self) -> None:
         self._is_signing = False

@@ -93,9 +93,9 @@ class TlsTransport(asyncio.Transport):
     def flush(self) -> None:
         """Hand what the engine has encrypted to TCP."""
         self._pending_bytes = 0
-        data = self._engine.data_to_send()
-        if data and not self._tcp.is_closing():
-            self._tcp.write(data)
+        chunks = self._engine.chunks_to_send()
+        if chunks and not self._tcp.is_closing():
+            self._tcp.writelines(chunks)
 
     def can_write_eof(self) -> bool:
         """False: TLS has close_notify, and that is `close`."""

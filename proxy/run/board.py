@@ -1,0 +1,162 @@
+"""How processes tell each other how they are: small files in a private folder that the master makes and removes.
+
+Each process writes only its own file, whole, by renaming; readers see the old or the new one. Every fork gets an
+*incarnation*, a number that is never used again, so nobody confuses two lives of one slot. When a worker is gone the
+master keeps its counts in `past` and then removes its file; a reader that has read both ignores the file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from proxy.run.cells import Family, Snapshot, accumulated
+
+T = TypeVar("T", bound=msgspec.Struct)
+STALE_S = 5.0
+"""A worker that has not reported for so long is stuck: not ready."""
+
+
+class NodeReport(msgspec.Struct, frozen=True, kw_only=True):
+    """How one worker sees one node."""
+
+    name: str
+    address: str
+    state: str
+    in_flight: int = 0
+    keys: int | None = None
+    """None where it can't list them, or has not been asked yet."""
+    signatures: int = 0
+    failures: int = 0
+    last_error: str = ""
+
+
+class WorkerReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What a worker says of itself, several times per second."""
+
+    slot: str
+    incarnation: int
+    pid: int
+    generation: int
+    at: float
+    """When it was written, on the monotonic clock, which all processes of a host share."""
+    is_ready: bool
+    is_draining: bool
+    unready_because: str = ""
+    connections: int = 0
+    nodes: tuple[NodeReport, ...] = ()
+    snapshot: Snapshot
+
+
+class SlotReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What the master says of one slot."""
+
+    name: str
+    pid: int
+    """0 while no process runs in it."""
+    restarts: int
+
+
+class MasterReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What the master says."""
+
+    pid: int
+    version: str
+    generation: int
+    started: str
+    """UTC, ISO 8601."""
+    is_draining: bool
+    slots: tuple[SlotReport, ...]
+    listeners: tuple[str, ...]
+
+
+class Past(msgspec.Struct, kw_only=True):
+    """Counts of workers that are gone."""
+
+    incarnations: set[int] = set()
+    snapshot: Snapshot
+
+
+class Board:
+    """The folder. A file that can't be read counts as absent: its process will write another."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @classmethod
+    def create(cls) -> Board:
+        """A new folder that only this user can look into."""
+        return cls(Path(tempfile.mkdtemp(prefix="sealgate-run-")))
+
+    def remove(self) -> None:
+        """Delete the folder and what is in it."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def publish_worker(self, report: WorkerReport) -> None:
+        """Replace a worker's report."""
+        self._write(f"worker-{report.incarnation}", report)
+
+    def publish_master(self, report: MasterReport) -> None:
+        """Replace the master's report."""
+        self._write("master", report)
+
+    def master(self) -> MasterReport | None:
+        """The master's last report."""
+        return self._read(self.folder / "master", MasterReport)
+
+    def workers(self) -> list[WorkerReport]:
+        """The last report of each worker whose file is there, in the order of forking."""
+        found = (self._read(path, WorkerReport) for path in self._worker_files())
+        return sorted((report for report in found if report is not None), key=lambda each: each.incarnation)
+
+    def past(self) -> Past:
+        """Counts of workers that are gone."""
+        return self._read(self.folder / "past", Past) or Past(incarnations=set(), snapshot=Snapshot())
+
+    def living_and_past(self) -> tuple[list[WorkerReport], Past]:
+        """Both, such that no worker is counted twice or left out while the master moves it from one to the other."""
+        workers = self.workers()  # first: a file that vanishes after this is in `past` already
+        past = self.past()
+        return [report for report in workers if report.incarnation not in past.incarnations], past
+
+    def bury(self, incarnation: int, families: Iterable[Family]) -> None:
+        """Move a dead worker's counts to `past`. Only the master calls this."""
+        path = self.folder / f"worker-{incarnation}"
+        report = self._read(path, WorkerReport)
+        if report is not None:
+            past = self.past()
+            # Only those whose files may still be there need remembering.
+            alive = {int(each.name.removeprefix("worker-")) for each in self._worker_files()}
+            past.incarnations = (past.incarnations & alive) | {incarnation}
+            past.snapshot = accumulated(families, [past.snapshot, report.snapshot])
+            self._write("past", past)
+        with contextlib.suppress(FileNotFoundError):
+            path.unlink()
+
+    def _worker_files(self) -> list[Path]:
+        return [path for path in self.folder.glob("worker-*") if path.suffix != ".new"]
+
+    def _write(self, name: str, value: msgspec.Struct) -> None:
+        new = self.folder / f"{name}.new"
+        new.write_bytes(msgspec.msgpack.encode(value))
+        os.replace(new, self.folder / name)
+
+    @staticmethod
+    def _read(path: Path, type_: type[T]) -> T | None:
+        try:
+            return msgspec.msgpack.decode(path.read_bytes(), type=type_)
+        except (OSError, msgspec.MsgspecError):
+            return None
+
+
+def is_fresh(report: WorkerReport) -> bool:
+    """Whether a report is recent enough to be believed."""
+    return time.monotonic() - report.at < STALE_S

@@ -1,0 +1,83 @@
+"""From a config file to everything that can be built before the first fork, or to the list of all that is wrong."""
+
+from __future__ import annotations
+
+import ssl
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hsm.shared.mtls import Identity, client_context
+from hsm.shared.strict_toml import ConfigError
+from proxy.base.policy import SigningPolicy
+from proxy.config.checks import warnings
+from proxy.config.load import load_config, missing_files
+from proxy.config.schema import ProxyConfig
+from proxy.tls import provider
+
+if TYPE_CHECKING:
+    from proxy.tls.contexts import Contexts  # imports cryptography, which must wait for the provider
+
+
+class StartError(Exception):
+    """The proxy can't start; `problems` are lines for the user, each with file and reason."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__(problems)
+        self.problems = problems
+
+    def __str__(self) -> str:
+        return "\n".join(self.problems)
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A config that was proven to work as far as this host can tell."""
+
+    path: Path
+    config: ProxyConfig
+    contexts: Contexts
+    warnings: tuple[str, ...]
+
+
+def prepare(path: Path) -> Prepared:
+    """Read the config, the certificates and the identity towards nodes. Opens no socket.
+
+    Loads the OpenSSL provider, so `cryptography` must not have been imported. Raises StartError with every problem.
+    """
+    try:
+        provider.install()
+        config = load_config(path)
+    except (ConfigError, provider.ProviderError) as error:
+        raise StartError(str(error).splitlines()) from None
+    problems = [f"{path}: {problem}" for problem in missing_files(config)] or _identity_problems(config.signing)
+    contexts = _contexts(config, path.resolve().parent, problems)
+    if problems or contexts is None:
+        raise StartError(problems)
+    noted = [*warnings(config), *(str(warning) for warning in contexts.warnings)]
+    return Prepared(path, config, contexts, tuple(noted))
+
+
+def signing_context(policy: SigningPolicy) -> ssl.SSLContext:
+    """The TLS context of links to nodes. Raises ConfigError."""
+    return client_context(Identity(Path(policy.ca), Path(policy.certificate), Path(policy.private_key)))
+
+
+def _identity_problems(policy: SigningPolicy) -> list[str]:
+    try:
+        signing_context(policy)
+    except ConfigError as error:
+        return str(error).splitlines()
+    return []
+
+
+def _contexts(config: ProxyConfig, base_dir: Path, problems: list[str]) -> Contexts | None:
+    # Imported here because it imports cryptography, and the provider must come first.
+    from proxy.tls.certificates import CertificateProblems
+    from proxy.tls.contexts import build_contexts
+
+    try:
+        return build_contexts(config.tls, config.sites, base_dir)
+    except CertificateProblems as error:
+        problems += str(error).splitlines()
+        return None
