@@ -26,7 +26,7 @@ def encode_ip(address: str) -> bytes:
 
 def decode_ip(data: bytes) -> str:
     """The address of 4 or 16 bytes."""
-    return "%d.%d.%d.%d" % tuple(data) if len(data) == 4 else str(IPv6Address(data))
+    return f"{data[0]}.{data[1]}.{data[2]}.{data[3]}" if len(data) == 4 else str(IPv6Address(data))
 
 
 @lru_cache(maxsize=1024)
