@@ -1,0 +1,387 @@
+"""A client's HTTP/1.x connection: requests in, in order, one exchange at a time, responses out.
+
+Theory of operation. Bytes are fed to the parser and pulled from it only when they can be used: a head when no exchange
+runs, a body while its upstream takes it. What a client sends ahead (pipelining) waits unparsed and bounded. A
+connection is always in one phase; the phase says which deadline runs and what that deadline means. A response that is
+sent before its request was read to the end is followed by a linger: the rest is read and thrown away for a moment,
+because closing with unread bytes would reset the connection under the response (RFC 9112 9.6).
+
+Runs on any asyncio.Transport; it is told of TLS through CONNECTION_INFO only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from enum import Enum, auto
+from typing import Protocol, cast
+
+from proxy.base.errors import HttpReason
+from proxy.base.jobs import CONNECTION_INFO, ConnectionInfo
+from proxy.base.observe import ProxyObserver
+from proxy.config.schema import HttpConfig
+from proxy.http.exchange import Exchange
+from proxy.http.framing import Framing
+from proxy.http.headers import ForwardedFields
+from proxy.http.pages import error_response
+from proxy.http.pool import UpstreamPool
+from proxy.http.problem import HttpProblem
+from proxy.http.reply import UPGRADE_LINES, body_bytes, client_framing, connection_line, response_head
+from proxy.http.request import Request, RequestParser
+from proxy.http.response import Response
+from proxy.http.timer import MovingDeadline
+from proxy.http.wire import ClientWire
+
+MAX_BUFFERED_BYTES = 64 * 1024
+"""What a client may send ahead of its turn before it is read no more."""
+
+
+class Phase(Enum):
+    """What a client's connection is doing."""
+
+    IDLE = auto()
+    """Waits for a request; part of a head may have come."""
+    EXCHANGE = auto()
+    TUNNEL = auto()
+    LINGER = auto()
+    """Everything is answered; what the client still sends is thrown away."""
+    CLOSING = auto()
+
+
+class Routes(Protocol):
+    """What a connection asks of its factory."""
+
+    config: HttpConfig
+    observer: ProxyObserver
+    via: bytes
+
+    def route(self, request: Request, info: ConnectionInfo | None) -> tuple[str, UpstreamPool, bytes]:
+        """Return (site, its upstream, Host to forward). Raises HttpProblem 421."""
+
+    def opened(self, connection: HttpProtocol) -> None:
+        """A connection exists from now on."""
+
+    def closed(self, connection: HttpProtocol) -> None:
+        """It is gone."""
+
+
+class HttpProtocol(asyncio.Protocol):
+    """One client connection. Also the exchange's ClientSide."""
+
+    def __init__(self, routes: Routes, loop: asyncio.AbstractEventLoop) -> None:
+        self._routes = routes
+        self._loop = loop
+        self._config = routes.config
+        self._parser = RequestParser(routes.config)
+        self._deadline = MovingDeadline(loop, self._deadline_passed)
+        self._wire: ClientWire | None = None
+        self._info: ConnectionInfo | None = None
+        self._phase = Phase.IDLE
+        self._exchange: Exchange | None = None
+        self._framing = Framing.NONE
+        self._minor = 1
+        self._keeps = True
+        self._is_held = self._is_blocked = self._is_draining = self._has_head_begun = False
+
+    # the event loop
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """See asyncio.Protocol."""
+        self._wire = ClientWire(cast("asyncio.Transport", transport))
+        info: ConnectionInfo | None = transport.get_extra_info(CONNECTION_INFO)
+        self._info = info
+        if info is not None:
+            ip, port, scheme = info.client_ip, info.local_port, "https"
+        else:
+            peer, local = transport.get_extra_info("peername"), transport.get_extra_info("sockname")
+            ip, port, scheme = (peer[0] if peer else ""), (local[1] if local else 0), "http"
+        self._forwarded = ForwardedFields(self._config.forwarded, ip, scheme, port)
+        self._routes.opened(self)
+        self._deadline.set(self._config.keepalive_timeout_s)
+
+    def data_received(self, data: bytes) -> None:
+        """See asyncio.Protocol."""
+        phase = self._phase
+        if phase is Phase.IDLE:
+            self._parser.feed(data)
+            if not self._is_blocked:
+                self._next_request()
+            elif self._parser.buffered > MAX_BUFFERED_BYTES:
+                self.hold()
+        elif phase is Phase.EXCHANGE:
+            self._parser.feed(data)
+            if not self._parser.is_complete:
+                self._read_body()
+            elif self._parser.buffered > MAX_BUFFERED_BYTES:
+                self.hold()
+        elif phase is Phase.TUNNEL and self._exchange is not None:
+            self._arm()
+            self._exchange.tunnel_send(data)
+
+    def eof_received(self) -> None:
+        """See asyncio.Protocol. A client that closes its side while it waits has gone away."""
+        self._client_gone()
+        self._phase = Phase.CLOSING
+        self._arm()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """See asyncio.Protocol."""
+        self._deadline.close()
+        self._client_gone()
+        self._wire = None
+        self._phase = Phase.CLOSING
+        self._routes.closed(self)
+
+    def pause_writing(self) -> None:
+        """See asyncio.Protocol."""
+        self._is_blocked = True
+        if self._exchange is not None:
+            self._exchange.client_blocked()
+        self._arm()
+
+    def resume_writing(self) -> None:
+        """See asyncio.Protocol."""
+        self._is_blocked = False
+        if self._exchange is not None:
+            self._exchange.client_unblocked()
+        elif self._phase is Phase.IDLE and self._parser.buffered:
+            self.go_on()
+            self._next_request()
+        self._arm()
+
+    # requests
+
+    def _next_request(self) -> None:
+        """Read the next head and start its exchange."""
+        if self._phase is not Phase.IDLE or self._is_blocked:
+            return
+        request: Request | None = None
+        try:
+            request = self._parser.read_head()
+            if request is None:
+                self._wait_for_head()
+                return
+            self._has_head_begun = False
+            self._minor, self._keeps = request.minor, request.keep_alive and not self._is_draining
+            site, pool, host = self._routes.route(request, self._info)
+        except HttpProblem as problem:
+            self._refuse_head(problem, to_head=request is not None and request.method == b"HEAD")
+            return
+        head = request.onward_head(host, self._forwarded, self._routes.via)
+        exchange = Exchange(self, request, head, site, pool, self._routes.observer, self._loop)
+        self._phase, self._exchange = Phase.EXCHANGE, exchange
+        self._deadline.clear()
+        exchange.start()
+        if request.framing is not Framing.NONE and self._exchange is exchange:
+            self._arm()
+            self._read_body()
+
+    def _wait_for_head(self) -> None:
+        if self._parser.has_started and not self._has_head_begun:
+            self._has_head_begun = True
+            self._deadline.set(self._config.header_timeout_s)
+
+    def _read_body(self) -> None:
+        exchange = self._exchange
+        if exchange is None:
+            return
+        try:
+            parts = self._parser.read_body()
+        except HttpProblem as problem:
+            self._keeps = False
+            exchange.client_failed(problem)
+            return
+        is_complete = self._parser.is_complete
+        if parts or is_complete:
+            exchange.send_body(parts, is_complete=is_complete)
+        self._arm()
+
+    def _refuse_head(self, problem: HttpProblem, *, to_head: bool = False) -> None:
+        """Answer a request that has no exchange. Its framing is in doubt, unless it was merely for another site."""
+        self._keeps = self._keeps and problem.status == 421 and self._parser.is_complete
+        site = self._info.site if self._info is not None else ""
+        self._routes.observer.request_failed(site, "", problem.reason, problem.status)
+        self._send_refusal(problem, to_head=to_head)
+
+    # the exchange's ClientSide
+
+    def respond(self, response: Response, parts: list[bytes], is_complete: bool) -> None:
+        """See ClientSide."""
+        framing = self._framing = client_framing(response, self._minor)
+        # RFC 9112 9.6: with a request that is not read to its end the connection cannot go on.
+        if framing is Framing.UNTIL_CLOSE or not self._parser.is_complete or self._is_draining:
+            self._keeps = False
+        head = response_head(response, framing, connection_line(self._minor, keeps=self._keeps))
+        self._write([head, *body_bytes(framing, parts, is_complete=is_complete)])
+        if is_complete:
+            self._response_sent()
+
+    def respond_interim(self, response: Response) -> None:
+        """See ClientSide (RFC 9110 15.2: never to HTTP/1.0)."""
+        if self._minor:
+            self._write([response_head(response, Framing.NONE, b"")])
+            self._arm()
+
+    def send_body(self, parts: list[bytes], is_complete: bool) -> None:
+        """See ClientSide."""
+        if self._framing is Framing.CHUNKED:
+            parts = body_bytes(Framing.CHUNKED, parts, is_complete=is_complete)
+        if parts:
+            self._write(parts)
+        if is_complete:
+            self._response_sent()
+
+    def refuse(self, problem: HttpProblem) -> None:
+        """See ClientSide."""
+        exchange, self._exchange = self._exchange, None
+        self._keeps = self._keeps and self._parser.is_complete and not self._is_draining
+        self._send_refusal(problem, to_head=exchange is not None and exchange.request.method == b"HEAD")
+
+    def cut(self) -> None:
+        """See ClientSide."""
+        self._exchange = None
+        if self._framing is Framing.UNTIL_CLOSE:
+            # Only a reset tells such a client that the body is not whole.
+            self._abort()
+        else:
+            self._close()
+
+    def hold(self) -> None:
+        """See ClientSide."""
+        if not self._is_held and self._wire is not None:
+            self._is_held = True
+            self._wire.pause()
+            self._arm()
+
+    def go_on(self) -> None:
+        """See ClientSide."""
+        if self._is_held and self._wire is not None:
+            self._is_held = False
+            self._wire.resume()
+            self._arm()
+
+    def tunnel_opened(self, response: Response, rest: bytes) -> None:
+        """See ClientSide."""
+        self._phase = Phase.TUNNEL
+        self._write([response_head(response, Framing.NONE, UPGRADE_LINES), rest])
+        self._arm()
+        early = self._parser.take_rest()
+        if early and self._exchange is not None:
+            self._exchange.tunnel_send(early)
+
+    def tunnel_send(self, data: bytes) -> None:
+        """See ClientSide."""
+        self._write([data])
+        if not self._is_blocked:
+            self._arm()
+
+    def tunnel_closed(self) -> None:
+        """See ClientSide."""
+        self._exchange = None
+        self._close()
+
+    # ends
+
+    def drain(self) -> None:
+        """Close when idle, else after the response under way. A tunnel goes on until its ends close it."""
+        self._is_draining = True
+        if self._phase is Phase.IDLE and not self._parser.has_started:
+            self._close()
+
+    def abort(self) -> None:
+        """Cut the connection now, whatever it does."""
+        self._client_gone()
+        self._abort()
+
+    def _response_sent(self) -> None:
+        self._exchange = None
+        if not self._keeps or self._is_draining:
+            self._end_connection()
+            return
+        self._phase = Phase.IDLE
+        self._has_head_begun = False
+        self._deadline.set(self._config.keepalive_timeout_s)
+        if self._is_held:
+            self.go_on()
+        if self._parser.buffered:
+            # Not at once: a thousand pipelined requests that are refused would be a thousand calls deep.
+            self._loop.call_soon(self._next_request)
+
+    def _send_refusal(self, problem: HttpProblem, *, to_head: bool) -> None:
+        line = connection_line(self._minor, keeps=self._keeps)
+        self._write([error_response(problem, to_head=to_head, connection=line)])
+        self._response_sent()
+
+    def _end_connection(self) -> None:
+        """Everything is answered: close, or linger where the client may still be sending."""
+        if self._parser.is_complete and not self._parser.buffered and not self._parser.has_failed:
+            self._close()
+            return
+        self._phase = Phase.LINGER
+        self.go_on()
+        self._deadline.set(self._config.linger_timeout_s)
+        if self._wire is not None:
+            self._wire.end_writing()
+
+    def _close(self) -> None:
+        self._phase = Phase.CLOSING
+        if self._wire is not None:
+            self._wire.close()
+        self._arm()
+
+    def _abort(self) -> None:
+        self._phase = Phase.CLOSING
+        if self._wire is not None:
+            self._wire.abort()
+
+    def _client_gone(self) -> None:
+        exchange, self._exchange = self._exchange, None
+        if exchange is None:
+            return
+        if exchange.is_tunnel:
+            exchange.close_tunnel()
+        else:
+            exchange.client_gone()
+
+    def _write(self, pieces: list[bytes]) -> None:
+        if self._wire is not None:
+            self._wire.write(pieces)
+
+    # deadlines
+
+    def _arm(self) -> None:
+        """Set the deadline that fits the phase; IDLE and LINGER have theirs set when they begin."""
+        phase, wire, exchange = self._phase, self._wire, self._exchange
+        if wire is None or phase is Phase.IDLE or phase is Phase.LINGER:
+            return
+        if self._is_blocked or phase is Phase.CLOSING:
+            wire.note_progress()
+            self._deadline.set(self._config.send_timeout_s)
+        elif phase is Phase.TUNNEL and exchange is not None:
+            self._deadline.set(exchange.tunnel_timeout_s)
+        elif exchange is not None and not (self._parser.is_complete or self._is_held or exchange.awaits_continue):
+            self._deadline.set(self._config.body_timeout_s)
+        else:
+            self._deadline.clear()
+
+    def _deadline_passed(self) -> None:
+        phase, wire = self._phase, self._wire
+        if wire is None:
+            return
+        if (self._is_blocked or phase is Phase.CLOSING) and phase not in (Phase.IDLE, Phase.LINGER):
+            if wire.has_progressed:
+                self._arm()
+            else:
+                self.abort()
+        elif phase is Phase.IDLE and self._has_head_begun:
+            self._keeps = False
+            self._refuse_head(_timeout("the request's head did not arrive in time"))
+        elif phase is Phase.EXCHANGE and self._exchange is not None:
+            self._keeps = False
+            self._exchange.client_failed(_timeout("the request's body did not arrive in time"))
+        else:
+            self._client_gone()
+            self._close()
+
+
+def _timeout(detail: str) -> HttpProblem:
+    return HttpProblem(408, HttpReason.REQUEST_TIMEOUT, detail)
