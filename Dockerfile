@@ -21,8 +21,8 @@ FROM python:3.11-slim-bookworm
 COPY --from=build /opt/sealgate /opt/sealgate
 RUN groupadd --system --gid 10001 sealgate \
     && useradd --system --uid 10001 --gid sealgate --home-dir /var/lib/sealgate --create-home --shell /usr/sbin/nologin sealgate \
-    && mkdir -p /etc/sealgate /run/sealgate \
-    && chown sealgate:sealgate /run/sealgate
+    && mkdir -p /etc/sealgate /run/sealgate /var/lib/sealgate-proxy \
+    && chown sealgate:sealgate /run/sealgate /var/lib/sealgate-proxy
 ENV PATH=/opt/sealgate/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 USER sealgate
 WORKDIR /var/lib/sealgate
