@@ -122,7 +122,7 @@ LOOP_DELAY = _family(
 )
 
 OK = "ok"
-_RESUMED = {True: "yes", False: "no"}
+_RESUMED = {True: "true", False: "false"}
 _STATUS = {hundred: f"{hundred}xx" for hundred in range(10)}
 
 

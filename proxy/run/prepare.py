@@ -73,8 +73,8 @@ def _identity_problems(policy: SigningPolicy) -> list[str]:
 
 def _contexts(config: ProxyConfig, base_dir: Path, problems: list[str]) -> Contexts | None:
     # Imported here because it imports cryptography, and the provider must come first.
-    from proxy.tls.certificates import CertificateProblems
     from proxy.tls.contexts import build_contexts
+    from proxy.tls.problems import CertificateProblems
 
     try:
         return build_contexts(config.tls, config.sites, base_dir)

@@ -20,7 +20,7 @@ from hsm.shared.tasks import Tasks
 from proxy.config.schema import ProxyConfig
 from proxy.edge.listener import EdgeListener
 from proxy.edge.shared import EdgeServices, EdgeTimes
-from proxy.http.server import HttpFactory
+from proxy.http.factory import HttpFactory
 from proxy.run import metrics
 from proxy.run.board import NodeReport, WorkerReport
 from proxy.run.cells import Ledger
@@ -80,6 +80,7 @@ class Worker:
         loop.add_reader(self._place.life_fd, self._on_master_gone)
         self._tasks = Tasks(self._on_crash)
         self._build(loop)
+        await self._http.start()
         await self._signer.start()
         self._tasks.start(self._publish_for_ever(), name="publish")
         self._tasks.start(self._begin_to_accept(), name="accept")
@@ -98,7 +99,7 @@ class Worker:
             site_keys=contexts.site_keys,
             public_keys=_public_keys(contexts),
         )
-        self._http = HttpFactory(config, self._observer)
+        self._http = HttpFactory(config.sites, config.upstreams, config.http, self._observer)
         services = EdgeServices(
             new_engine=lambda: TlsEngine(contexts),
             submit=self._signer.submit,
