@@ -3,10 +3,10 @@
 Theory of operation
 -------------------
 OpenSSL wants the signature of a handshake as the result of a function call, but ours comes from another machine some
-milliseconds later. So every run of the handshake happens in a greenlet: a piece of execution with a C stack of its own.
+milliseconds later. So a handshake's steps happen in greenlets: pieces of execution that have C stacks of their own.
 
-1. `receive_data` starts a greenlet that calls `SSL_do_handshake`. Mostly OpenSSL wants more data; the greenlet ends
-   and the call returns.
+1. `receive_data` takes a greenlet from a pool, which calls `SSL_do_handshake`. Mostly OpenSSL wants more data; the
+   greenlet goes back to the pool and the call returns.
 2. When OpenSSL needs the signature it calls the provider, the provider calls `callbacks.ask_for_signature`, and that
    switches back to the greenlet which called `receive_data`. OpenSSL's frames stay on the suspended stack. The engine
    reports `NeedSignature` and returns.
@@ -33,7 +33,7 @@ from OpenSSL._util import ffi
 
 from proxy.base.errors import TlsReason
 from proxy.tls import libssl, provider
-from proxy.tls.callbacks import Handshake, SignatureWanted
+from proxy.tls.callbacks import Runner, SignatureWanted, resume_step, start_step
 from proxy.tls.contexts import Contexts, SiteContext
 from proxy.tls.events import HandshakeDone, NeedSignature, PeerClosed, Plaintext, TlsEvent, TlsFailed
 from proxy.tls.openssl_errors import describe, forget_errors, reason_of, take_errors
@@ -69,6 +69,7 @@ class TlsEngine:
         "_first_byte",
         "_is_closing",
         "_is_peer_closed",
+        "_is_signed",
         "_output",
         "_server_name",
         "_site",
@@ -83,7 +84,7 @@ class TlsEngine:
         self._state = _State.HANDSHAKE
         self._events: list[TlsEvent] = []
         self._output: list[bytes] = []
-        self._waiting: Handshake | None = None
+        self._waiting: Runner | None = None
         self._early_bytes = 0
         self._first_byte = -1
         self._site: SiteContext | None = None
@@ -91,6 +92,7 @@ class TlsEngine:
         self._alpn = ""
         self._cause: tuple[TlsReason, str] | None = None
         self._version = ""
+        self._is_signed = False
         self._is_closing = False
         self._is_peer_closed = False
 
@@ -131,7 +133,7 @@ class TlsEngine:
             if self._early_bytes > MAX_EARLY_BYTES:
                 self._refuse(TlsReason.BAD_RECORD, "the client sent too much before the server's first flight")
         elif self._state is _State.HANDSHAKE:
-            self._run(Handshake(self))
+            self._advance()
         else:
             self._read()
 
@@ -169,7 +171,7 @@ class TlsEngine:
     def complete_signature(self, signature: bytes) -> None:
         """Go on with the handshake; ignored where nothing waits any more."""
         if self._waiting is not None:
-            self._run(self._waiting, signature)
+            self._resume(self._waiting, signature)
 
     def fail_signature(self, reason: TlsReason = TlsReason.SIGNING_FAILED, detail: str = "no signature") -> None:
         """End the handshake with an alert and `TlsFailed(reason)`; ignored where nothing waits any more."""
@@ -216,17 +218,30 @@ class TlsEngine:
 
     # The machinery.
 
-    def _run(self, handshake: Handshake, signature: bytes | None = None) -> None:
-        """Switch into a handshake's greenlet, and handle why it came back."""
-        forget_errors()
-        outcome = handshake.switch(signature) if handshake is self._waiting else handshake.switch()
-        if isinstance(outcome, SignatureWanted):
-            self._waiting, self._early_bytes = handshake, 0
-            site = self._site.name if self._site else ""
-            wanted = NeedSignature(outcome.ski, outcome.scheme, outcome.message, site, self._server_name)
-            self._events.append(wanted)
-            return
+    def _advance(self) -> None:
+        """Go on with the handshake after new data. Once it was signed, no greenlet is needed any more."""
+        if self._is_signed:
+            self._finish_step(self.step())
+        else:
+            self._handle(*start_step(self))
+
+    def _resume(self, waiting: Runner, signature: bytes | None) -> None:
+        self._is_signed = True
         self._waiting = None
+        forget_errors()
+        self._handle(waiting, resume_step(waiting, signature))
+
+    def _handle(self, runner: Runner, outcome: int | SignatureWanted) -> None:
+        """Why did the greenlet come back?"""
+        if not isinstance(outcome, SignatureWanted):
+            self._finish_step(outcome)
+            return
+        self._waiting, self._early_bytes = runner, 0
+        site = self._site.name if self._site else ""
+        wanted = NeedSignature(outcome.ski, outcome.scheme, outcome.message, site, self._server_name)
+        self._events.append(wanted)
+
+    def _finish_step(self, outcome: int) -> None:
         self._take_output()
         if outcome == libssl.DONE:
             self._open()
@@ -237,25 +252,17 @@ class TlsEngine:
         """Resume the suspended handshake with a failure; OpenSSL makes the alert."""
         self._cause = (reason, detail)
         assert self._waiting is not None
-        self._run(self._waiting, None)
+        self._resume(self._waiting, None)
 
     def _open(self) -> None:
         endpoint, site = self._endpoint, self._site
         assert endpoint is not None
         assert site is not None
         self._state = _State.OPEN
-        self._version = endpoint.version
-        self._events.append(
-            HandshakeDone(
-                site=site.name,
-                server_name=self._server_name,
-                version=self._version,
-                cipher=endpoint.cipher,
-                group=endpoint.group,
-                alpn=self._alpn,
-                is_resumed=endpoint.is_resumed,
-            )
-        )
+        version, cipher, group, is_resumed = endpoint.outcome()
+        self._version = version
+        done = HandshakeDone(site.name, self._server_name, version, cipher, group, self._alpn, is_resumed)
+        self._events.append(done)
         self._read()
 
     def _read(self) -> None:
@@ -310,10 +317,10 @@ class TlsEngine:
         self._free()
 
     @staticmethod
-    def _unwind(waiting: Handshake) -> None:
+    def _unwind(waiting: Runner) -> None:
         """Resume a suspended handshake only for OpenSSL to fail and free; nobody wants to know why."""
         forget_errors()
-        waiting.switch(None)
+        resume_step(waiting, None)
         forget_errors()
         provider.take_error()
 

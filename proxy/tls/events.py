@@ -1,16 +1,19 @@
-"""What a TLS engine tells its edge: frozen values, in the order they happened. No OpenSSL here."""
+"""What a TLS engine tells its edge: frozen values, in the order they happened. No OpenSSL here.
+
+Structs rather than dataclasses, because several are made for each handshake.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TypeAlias
+
+import msgspec
 
 from hsm.wire.schemes import Scheme
 from proxy.base.errors import TlsReason
 
 
-@dataclass(frozen=True, slots=True)
-class NeedSignature:
+class NeedSignature(msgspec.Struct, frozen=True):
     """The handshake stands still until `complete_signature`, `fail_signature` or `abort` is called."""
 
     ski: bytes
@@ -23,8 +26,7 @@ class NeedSignature:
     """The SNI the client sent, normalised, or ""."""
 
 
-@dataclass(frozen=True, slots=True)
-class HandshakeDone:
+class HandshakeDone(msgspec.Struct, frozen=True):
     """A TLS session is active: plaintext may be sent."""
 
     site: str
@@ -39,20 +41,17 @@ class HandshakeDone:
     is_resumed: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Plaintext:
+class Plaintext(msgspec.Struct, frozen=True):
     """Bytes from the client; several records may have been joined."""
 
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class PeerClosed:
+class PeerClosed(msgspec.Struct, frozen=True):
     """The client sent close_notify: nothing more will come. It may still be sent to (RFC 8446 6.1)."""
 
 
-@dataclass(frozen=True, slots=True)
-class TlsFailed:
+class TlsFailed(msgspec.Struct, frozen=True):
     """The connection is of no more use: send what `data_to_send` returns (an alert, perhaps) and close it."""
 
     reason: TlsReason

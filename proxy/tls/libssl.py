@@ -104,22 +104,16 @@ class Endpoint:
     def _status(self, result: int) -> int:
         return _STATUS.get(lib.SSL_get_error(self._ssl, result), FAILED)
 
-    @property
-    def version(self) -> str:
-        """ "TLSv1.2" or "TLSv1.3", once the handshake is done."""
-        return self._connection.get_protocol_version_name()
+    def outcome(self) -> tuple[str, str, str, bool]:
+        """Version, cipher suite, key exchange group ("" for none) and "was it resumed", after the handshake."""
+        ssl = self._ssl
+        return (
+            _text(lib.SSL_get_version(ssl)),
+            _text(lib.SSL_CIPHER_get_name(lib.SSL_get_current_cipher(ssl))),
+            _text(lib.SSL_get0_group_name(ssl)),
+            lib.SSL_session_reused(ssl) == 1,
+        )
 
-    @property
-    def cipher(self) -> str:
-        """The cipher suite, as OpenSSL names it."""
-        return self._connection.get_cipher_name() or ""
 
-    @property
-    def group(self) -> str:
-        """The key exchange group, or ""."""
-        return self._connection.get_group_name() or ""
-
-    @property
-    def is_resumed(self) -> bool:
-        """Tell whether the client brought a session that was accepted."""
-        return bool(lib.SSL_session_reused(self._ssl) == 1)
+def _text(characters: Any) -> str:
+    return ffi.string(characters).decode() if characters != ffi.NULL else ""
