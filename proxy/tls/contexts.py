@@ -50,7 +50,7 @@ class Contexts:
         self._sites = sites
         # OpenSSL is given pointers to these names, so they live as long as the contexts.
         self._protocols: tuple[tuple[bytes, Any], ...] = tuple(
-            (_with_length(name), ffi.new("unsigned char[]", name.encode())) for name in protocols
+            (_with_length(name), ffi.new("unsigned char[]", list(name.encode()))) for name in protocols
         )
         self.certificates: tuple[SiteCertificate, ...] = tuple(
             certificate for of_site in loaded.by_site.values() for certificate in of_site
