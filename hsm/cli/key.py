@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,8 +18,22 @@ key_app = typer.Typer(
     name="key", help="Manage the keys of a node.", no_args_is_help=True, pretty_exceptions_show_locals=False
 )
 
+
+class NewKeyType(StrEnum):
+    """What a node can make; values as in `hsm.wire.schemes.KeyType`."""
+
+    P256 = "p256"
+    P384 = "p384"
+    P521 = "p521"
+    ED25519 = "ed25519"
+    RSA_2048 = "rsa-2048"
+    RSA_3072 = "rsa-3072"
+    RSA_4096 = "rsa-4096"
+
+
 EXIT_FAILED = 1
 EXIT_USAGE = 2
+WIDE = 160
 
 SocketOption = Annotated[Path | None, typer.Option("--socket", help="The node's management socket.")]
 ConfigOption = Annotated[Path | None, typer.Option("--config", "-c", help="The node's config; it names the socket.")]
@@ -32,15 +47,13 @@ NamesOption = Annotated[list[str] | None, typer.Option("--name", "-n", help="DNS
 @key_app.command()
 def generate(
     label: Annotated[str, typer.Argument(help="A name for the key.")],
-    type_: Annotated[
-        str, typer.Option("--type", "-t", help="p256, p384, ed25519, rsa-2048, rsa-3072 or rsa-4096.")
-    ] = "p256",
+    type_: Annotated[NewKeyType, typer.Option("--type", "-t", help="Kind and size.")] = NewKeyType.P256,
     socket: SocketOption = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Make a new key inside the node. It can never be read out."""
-    _show(_ask(socket, config, "POST", "/keys", {"type": type_, "label": label})["key"], as_json)
+    _show(_ask(socket, config, "POST", "/keys", {"type": type_.value, "label": label})["key"], as_json)
 
 
 @key_app.command("list")
@@ -186,12 +199,16 @@ def _print_table(keys: list[dict[str, Any]]) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table(box=box.SIMPLE)
+    table = Table(box=box.SIMPLE, padding=(0, 1, 0, 0))
     for heading in ("Label", "Type", "Origin", "Created", "SKI"):
-        table.add_column(heading, no_wrap=heading == "SKI")
+        table.add_column(heading, no_wrap=heading != "Label", overflow="fold")
     for key in keys:
-        # Labels are data: markup in them means nothing.
-        cells = (key["label"], key["type"], _origin(key), key["created"][:19].replace("T", " "), key["ski"])
-        table.add_row(*(cell.replace("[", r"\[") for cell in cells))
-    Console().print(table if keys else "no keys; `sealgate key generate LABEL` makes one")
+        cells = (key["label"], key["type"], _origin(key), key["created"][:10], key["ski"])
+        table.add_row(*(Text(cell) for cell in cells))
+    console = Console()
+    if not console.is_terminal:
+        # A pipe has no width: nothing is to be cut.
+        console = Console(width=WIDE)
+    console.print(table if keys else "no keys; `sealgate key generate LABEL` makes one")

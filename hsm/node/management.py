@@ -224,14 +224,14 @@ class Management:
 
     async def _csr(self, request: web.Request) -> web.Response:
         name, body = request.match_info["key"], await _body(request, CsrBody)
-        pem = await self._do("csr", name, lambda: self._admin.csr(name, body.subject, body.names))
+        subject = _subject(body)
+        pem = await self._do("csr", name, lambda: self._admin.csr(name, subject, body.names))
         return json_response({"pem": pem.decode("ascii")})
 
     async def _self_sign(self, request: web.Request) -> web.Response:
         name, body = request.match_info["key"], await _body(request, SelfSignBody)
-        pem = await self._do(
-            "self-sign", name, lambda: self._admin.self_sign(name, body.subject, body.names, body.days)
-        )
+        subject = _subject(body)
+        pem = await self._do("self-sign", name, lambda: self._admin.self_sign(name, subject, body.names, body.days))
         return json_response({"pem": pem.decode("ascii")})
 
     async def _changed(self, record: KeyRecord, status: int) -> web.Response:
@@ -265,6 +265,13 @@ class Management:
         # Nobody knows what a foreign exception's message holds: log its type only.
         self._log.error("management_crashed", operation=operation, key=key, error=type(error).__name__)
         return _Refused(500, "the operation failed inside the node; its log says more")
+
+
+def _subject(body: CsrBody) -> str:
+    """What is certified is the names; the subject repeats the first one unless told otherwise."""
+    if not body.subject and not body.names:
+        raise _Refused(400, "give a subject, or at least one name")
+    return body.subject or f"CN={body.names[0]}"
 
 
 async def _body(request: web.Request, type_: type[T]) -> T:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import asyncio
 import os
 import ssl
+import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +19,10 @@ from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
 from cryptography.hazmat.primitives.hashes import SHA256, SHA384, SHA512
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
+from hsm.backends.base import Cost
 from hsm.backends.vault import VaultAdmin, create_store
 from hsm.shared.mtls import Identity, client_context
+from hsm.wire.messages import KeyEntry
 from hsm.wire.schemes import KeyType, Scheme
 from hsm.wire.session import ClientSession
 from tests.support import pki
@@ -75,7 +79,12 @@ def make_home(path: Path, types: tuple[KeyType, ...] = (KeyType.P256,)) -> NodeH
     """Makes the PKI, and a vault with one key per type, labelled "www-<type>"; and "mail", which nobody may use."""
     ca, other_ca = pki.make_ca("Node CA"), pki.make_ca("Other CA")
     pki.write_chain(path / "ca.pem", ca)
-    parties = {"node": (ca, ()), "proxy": (ca, (PROXY,)), "stranger": (ca, (STRANGER,)), "foreign": (other_ca, (PROXY,))}
+    parties = {
+        "node": (ca, ()),
+        "proxy": (ca, (PROXY,)),
+        "stranger": (ca, (STRANGER,)),
+        "foreign": (other_ca, (PROXY,)),
+    }
     for name, (authority, uris) in parties.items():
         issued = pki.issue(authority, ("localhost", "127.0.0.1"), uris=uris)
         pki.write_chain(path / f"{name}.pem", issued)
@@ -88,6 +97,42 @@ def make_home(path: Path, types: tuple[KeyType, ...] = (KeyType.P256,)) -> NodeH
     records = [admin.generate(type_, f"www-{type_.value}") for type_ in types] + [admin.generate(KeyType.P256, "mail")]
     store.close()
     return NodeHome(path, path / "vault.db", key_file, {r.label: (r.ski, r.public_key) for r in records})
+
+
+class FakeBackend:
+    """A backend in memory whose signatures are "signed:" + payload; it can be told to hang and to fail."""
+
+    def __init__(self, costs: dict[KeyEntry, Cost]) -> None:
+        self.costs = costs
+        self.revision = 1
+        self.gate = threading.Event()
+        """Dear signatures wait for it; set unless a test clears it."""
+        self.gate.set()
+        self.failure: Exception | None = None
+        self.signed = 0
+        self.delay_s = 0.0
+
+    def keys(self) -> tuple[KeyEntry, ...]:
+        return tuple(self.costs)
+
+    def refresh(self) -> bool:
+        return False
+
+    def sign(self, ski: bytes, scheme: Scheme, payload: bytes) -> bytes:
+        if self.cost(ski) == "dear":
+            assert self.gate.wait(PATIENCE_S)
+        if self.delay_s:
+            time.sleep(self.delay_s)
+        if self.failure is not None:
+            raise self.failure
+        self.signed += 1
+        return b"signed:" + payload
+
+    def cost(self, ski: bytes) -> Cost:
+        return next(cost for key, cost in self.costs.items() if key.ski == ski)
+
+    def close(self) -> None:
+        self.costs = {}
 
 
 def verify(public_pem: str, scheme: Scheme, signature: bytes, message: bytes) -> None:

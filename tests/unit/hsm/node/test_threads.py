@@ -1,0 +1,51 @@
+"""Signing threads."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+from hsm.node.threads import SigningThreads
+
+PATIENCE_S = 5.0
+
+
+def test_each_item_is_worked_on_once_and_collected_once() -> None:
+    woken = threading.Event()
+    seen: list[int] = []
+    threads: SigningThreads[int] = SigningThreads(3, seen.append, woken.set)
+    for number in range(1, 101):
+        threads.give(number)
+    collected: list[int] = []
+    deadline = time.monotonic() + PATIENCE_S
+    while len(collected) < 100 and time.monotonic() < deadline:
+        assert woken.wait(PATIENCE_S)
+        woken.clear()
+        collected += threads.collect()
+    assert sorted(collected) == sorted(seen) == list(range(1, 101))
+    assert threads.stop(PATIENCE_S)
+
+
+def test_one_wake_up_serves_many_results() -> None:
+    wakes: list[None] = []
+    threads: SigningThreads[int] = SigningThreads(1, lambda _: None, lambda: wakes.append(None))
+    for number in range(1, 51):
+        threads.give(number)
+    assert threads.stop(PATIENCE_S)
+    assert len(wakes) == 1
+    assert len(threads.collect()) == 50
+
+
+def test_a_hanging_thread_does_not_hold_up_the_stop() -> None:
+    release = threading.Event()
+
+    def hang(_item: int) -> None:
+        release.wait(PATIENCE_S)
+
+    threads: SigningThreads[int] = SigningThreads(1, hang, lambda: None)
+    threads.give(1)
+    begin = time.monotonic()
+    assert not threads.stop(0.05)
+    assert time.monotonic() - begin < 1.0
+    release.set()
+    assert threads.stop(PATIENCE_S)
