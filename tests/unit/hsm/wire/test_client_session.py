@@ -185,6 +185,20 @@ def test_a_list_that_changes_its_revision_fails_once() -> None:
     assert session.in_flight == 0
 
 
+def test_lists_that_do_not_end_well_leave_no_parts_behind() -> None:
+    session = extended_session()
+    ids = [session.list_keys(now=0.0, deadline=1.0) for _ in range(5)]
+    for request_id in ids:
+        session.receive_data(on_id(EXTENDED["keys-first-of-two"], request_id))
+    session.cancel(ids[0])
+    session.receive_data(on_id(PLAIN["error-internal"], ids[1]))
+    session.receive_data(on_id(PLAIN["empty-body"], ids[2]))
+    session.expire(1.0)
+    assert session._inventories == {}
+    ended = [getattr(event, "request_id", 0) for event in session.events()]
+    assert sorted(ended) == ids[1:]
+
+
 def test_notices() -> None:
     session = ClientSession()
     session.receive_data(EXTENDED["keys-changed"] + EXTENDED["unknown-notice"] + EXTENDED["draining"])

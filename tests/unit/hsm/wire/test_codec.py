@@ -122,6 +122,9 @@ def test_the_largest_frame_in_single_bytes_is_collected_in_one_buffer() -> None:
     assert len(frame) == 8 + 65_535
     reader = FrameReader()
     buffer = reader._partial
+    assert list(reader.frames(frame[:9])) == []
+    assert reader._needed == len(frame)  # until then bytes are collected and not looked at
+    frame = frame[9:]
     found = [whole for position in range(len(frame)) for whole in reader.frames(frame[position : position + 1])]
     assert [(request_id, len(body)) for request_id, body in found] == [(5, 65_535)]
     # A new buffer for each byte would copy 2 GB for this frame.

@@ -52,6 +52,16 @@ def test_deadlines_come_in_order_and_are_inclusive() -> None:
     assert requests.next_deadline() is None
 
 
+def test_the_deadline_of_an_earlier_request_does_not_end_one_that_has_its_id_now() -> None:
+    requests = RequestsInFlight(8)
+    requests.finish(requests.start(SIGN, 1.0))
+    requests._last_id = 0xFFFF_FFFF
+    assert requests.start(SIGN, 5.0) == 1
+    assert requests.next_deadline() == 5.0
+    assert requests.expire(2.0) == []
+    assert requests.expire(5.0) == [1]
+
+
 def test_full_at_the_bound_and_control_requests_have_their_own_slots() -> None:
     requests = RequestsInFlight(2)
     requests.start(SIGN, 1.0)
