@@ -25,8 +25,8 @@ from hsm.store.sealing import Place, SealedRecord, Sealer
 
 MAX_VALUE_BYTES = 1024 * 1024
 DEFAULT_BUSY_TIMEOUT_S = 5.0
-_PATH = re.compile(r"^(?=.{1,255}$)[a-z][a-z0-9-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)+$", re.ASCII)
-_PREFIX = re.compile(r"^[a-z][a-z0-9-]*/$", re.ASCII)
+_PATH = re.compile(r"^(?=.{1,255}$)[a-z][a-z0-9-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)+\Z", re.ASCII)
+_PREFIX = re.compile(r"^[a-z][a-z0-9-]*/\Z", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,8 +39,8 @@ PrivateKey: TypeAlias = RSAPrivateKey | EllipticCurvePrivateKey | Ed25519Private
 
 SKI_BYTES = 20
 MAX_PEM_BYTES = 64 * 1024
-_LABEL = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$", re.ASCII)
-_HEX_SKI = re.compile(r"^[0-9A-Fa-f]{40}$", re.ASCII)
+_LABEL = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z", re.ASCII)
+_HEX_SKI = re.compile(r"^[0-9A-Fa-f]{40}\Z", re.ASCII)
 _RSA_BITS = {KeyType.RSA_2048: 2048, KeyType.RSA_3072: 3072, KeyType.RSA_4096: 4096}
 _CURVES = {KeyType.P256: SECP256R1(), KeyType.P384: SECP384R1(), KeyType.P521: SECP521R1()}
 _TYPE_OF_BITS = {bits: type_ for type_, bits in _RSA_BITS.items()}

@@ -6,7 +6,7 @@ import re
 
 KEYS = "keys/"
 LABELS = "labels/"
-_KEY_PATH = re.compile(r"^keys/([0-9a-f]{40})$", re.ASCII)
+_KEY_PATH = re.compile(r"^keys/([0-9a-f]{40})\Z", re.ASCII)
 
 
 def key_path(ski: bytes) -> str:

@@ -24,7 +24,7 @@ MAX_NAMES = 100
 CLOCK_SKEW = timedelta(hours=1)
 """Certificates begin to be valid this long ago, for verifiers whose clock is behind."""
 _DNS_NAME = re.compile(
-    r"^(\*\.)?([A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.)*[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?$"
+    r"^(\*\.)?([A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.)*[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?\Z"
 )
 
 
