@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 
 from hsm.wire import codec, fields
+from hsm.wire.answers import read_answer
 from hsm.wire.errors import ErrorCode, LinkClosed, MalformedMessage, WireError
 from hsm.wire.inflight import RequestKind, RequestsInFlight
 from hsm.wire.inventory import InventoryParts, has_more
@@ -23,21 +24,15 @@ from hsm.wire.layout import (
     NOTICE_ID,
     OP_CANCEL,
     OP_DRAINING,
-    OP_ERROR,
     OP_KEYS_CHANGED,
     OP_LIST_KEYS,
     OP_PING,
-    OP_PONG,
     OP_RESPONSE,
     PAYLOAD_BYTES,
     SKI_BYTES,
     TAG_CLIENT_IP,
     TAG_DEADLINE,
-    TAG_DETAIL,
     TAG_OPCODE,
-    TAG_PAYLOAD,
-    TAG_QUEUE_DEPTH,
-    TAG_RETRY_AFTER,
     TAG_REVISION,
     TAG_SERVER_NAME,
     TAG_TRACE,
@@ -50,8 +45,6 @@ from hsm.wire.messages import (
     KeysChanged,
     KeysListed,
     Lost,
-    Ponged,
-    Signed,
 )
 from hsm.wire.schemes import Scheme
 
@@ -237,18 +230,9 @@ class ClientSession:
             return
         self._requests.finish(request_id)
         if is_awaited:
-            self._events.append(self._answer(request_id, kind, opcode, items))
-
-    def _answer(self, request_id: int, kind: RequestKind, opcode: int, items: dict[int, bytes]) -> ClientEvent:
-        payload = items.get(TAG_PAYLOAD, b"")
-        if opcode == OP_RESPONSE and kind is RequestKind.SIGN and payload:
-            return Signed(request_id, payload)
-        if opcode == OP_PONG and kind is RequestKind.PING:
-            return Ponged(request_id, payload)
-        self._inventories.pop(request_id, None)
-        if opcode == OP_ERROR and len(payload) == 1:
-            return _failure(request_id, payload[0], items)
-        return Failed(request_id, ErrorCode.INTERNAL, f"the node's answer (opcode 0x{opcode:02x}) fits no request")
+            if kind is RequestKind.LIST_KEYS:
+                del self._inventories[request_id]
+            self._events.append(read_answer(request_id, kind, opcode, items))
 
     def _receive_keys(self, request_id: int, items: dict[int, bytes], is_awaited: bool) -> None:
         """One of several answers; the id is in use until the last, whoever still waits."""
@@ -285,7 +269,7 @@ class ClientSession:
         self._requests.finish(request_id)
 
     def _fail_malformed(self, request_id: int, fault: MalformedMessage) -> None:
-        # INTERNAL, not MALFORMED: the request was sound, so another node may well answer it.
+        # Not MALFORMED: the request was sound (see `read_answer`).
         self._requests.abandon(request_id)
         self._inventories.pop(request_id, None)
         self._events.append(Failed(request_id, ErrorCode.INTERNAL, f"the node's answer is malformed: {fault.reason}"))
@@ -300,20 +284,3 @@ def _context_items(server_name: str, client_ip: str, trace: str) -> bytes:
     if trace:
         items.append(codec.encode_item(TAG_TRACE, fields.encode_trace(trace)))
     return b"".join(items)
-
-
-def _failure(request_id: int, number: int, items: dict[int, bytes]) -> Failed:
-    detail = fields.decode_text(items.get(TAG_DETAIL, b""))
-    try:
-        code = ErrorCode(number)
-    except ValueError:
-        code, detail = ErrorCode.INTERNAL, f"error code {number}, which this version does not know; {detail}"
-    retry_after = items.get(TAG_RETRY_AFTER)
-    depth = items.get(TAG_QUEUE_DEPTH)
-    return Failed(
-        request_id,
-        code,
-        detail,
-        None if retry_after is None else codec.decode_u32(retry_after) / 1000.0,
-        None if depth is None else codec.decode_u32(depth),
-    )

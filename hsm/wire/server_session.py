@@ -11,6 +11,7 @@ ask for.
 from __future__ import annotations
 
 from hsm.wire import codec, fields
+from hsm.wire.answers import encode_error, encode_plain_error
 from hsm.wire.errors import ErrorCode, MalformedMessage, VersionMismatch, WireError
 from hsm.wire.inventory import encode_pages
 from hsm.wire.layout import (
@@ -19,7 +20,6 @@ from hsm.wire.layout import (
     NOTICE_OPCODES,
     OP_CANCEL,
     OP_DRAINING,
-    OP_ERROR,
     OP_KEYS_CHANGED,
     OP_LIST_KEYS,
     OP_PING,
@@ -30,13 +30,10 @@ from hsm.wire.layout import (
     TAG_CERTIFICATE_ID,
     TAG_CLIENT_IP,
     TAG_DEADLINE,
-    TAG_DETAIL,
     TAG_KEYS,
     TAG_MORE,
     TAG_OPCODE,
     TAG_PAYLOAD,
-    TAG_QUEUE_DEPTH,
-    TAG_RETRY_AFTER,
     TAG_REVISION,
     TAG_SERVER_NAME,
     TAG_SKI,
@@ -44,15 +41,6 @@ from hsm.wire.layout import (
 )
 from hsm.wire.messages import Cancelled, KeyEntry, KeysRequested, ServerEvent, SignRequested
 from hsm.wire.schemes import SCHEME_BY_OPCODE, Scheme
-
-PLAIN_CODES = {
-    ErrorCode.BUSY: ErrorCode.INTERNAL,
-    ErrorCode.DEADLINE: ErrorCode.INTERNAL,
-    ErrorCode.DENIED: ErrorCode.KEY_NOT_FOUND,
-    ErrorCode.DRAINING: ErrorCode.INTERNAL,
-    ErrorCode.CANCELLED: ErrorCode.INTERNAL,
-}
-"""What clients without extensions are told instead."""
 
 _WIRE_ID_BITS = 32
 _WIRE_ID_MASK = (1 << _WIRE_ID_BITS) - 1
@@ -288,18 +276,10 @@ class ServerSession:
         retry_after_s: float | None = None,
         queue_depth: int | None = None,
     ) -> None:
-        if not self._peer_speaks_extensions:
-            plain = PLAIN_CODES.get(code, code)
-            self._out.append(codec.encode_with_payload(wire_id, OP_ERROR, bytes((plain,))))
-            return
-        extra: list[bytes] = []
-        if detail:
-            extra.append(codec.encode_item(TAG_DETAIL, fields.encode_text(detail)))
-        if retry_after_s is not None:
-            extra.append(codec.encode_item(TAG_RETRY_AFTER, codec.encode_u32(codec.milliseconds(retry_after_s))))
-        if queue_depth is not None:
-            extra.append(codec.encode_item(TAG_QUEUE_DEPTH, codec.encode_u32(queue_depth)))
-        self._out.append(codec.encode_with_payload(wire_id, OP_ERROR, bytes((code,)), b"".join(extra)))
+        if self._peer_speaks_extensions:
+            self._out.append(encode_error(wire_id, code, detail, retry_after_s, queue_depth))
+        else:
+            self._out.append(encode_plain_error(wire_id, code))
 
 
 def _deadline_s(items: dict[int, bytes]) -> float | None:
