@@ -19,6 +19,7 @@ from proxy.demo.scrape import ProxyFigures, scrape_proxy
 
 REQUEST_TIMEOUT_S = 10.0
 RECOVERY_TIMEOUT_S = 20.0
+PUBLISH_TIMEOUT_S = 3.0
 CLIENTS = 8
 
 
@@ -87,9 +88,18 @@ class Check:
             self._is_over = True
             await asyncio.wait(clients, timeout=REQUEST_TIMEOUT_S + 1)
             await tasks.stop()
-        figures = await self._figures()
-        self._verdict.signatures_by_node = {name: int(figures.signatures.get(name, 0)) for name in self._cluster.nodes}
+        self._verdict.signatures_by_node = await self._signatures()
         return self._verdict
+
+    async def _signatures(self) -> dict[str, int]:
+        """Signatures by node, once the workers have published what they did last."""
+        deadline = time.monotonic() + PUBLISH_TIMEOUT_S
+        while True:
+            figures = await self._figures()
+            counts = {name: int(figures.signatures.get(name, 0)) for name in self._cluster.nodes}
+            if sum(counts.values()) >= self._verdict.requests - self._verdict.failed or time.monotonic() > deadline:
+                return counts
+            await asyncio.sleep(0.1)
 
     async def _play(self) -> None:
         victim = next(iter(self._cluster.nodes))

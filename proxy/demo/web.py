@@ -31,7 +31,7 @@ http {{
         listen 127.0.0.1:{port};
         root {folder}/root;
         add_header X-Web-Server {name};
-        location = / {{ ssi on; index index.html; }}
+        location = /index.html {{ ssi on; }}
         location = /small {{ default_type text/plain; return 200 "ok"; }}
         location /upload/ {{ dav_methods PUT; create_full_put_path on; }}
     }}

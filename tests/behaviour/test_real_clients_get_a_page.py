@@ -66,12 +66,18 @@ def test_openssl_with_one_kind_of_signature_only(
 
 
 def test_gnutls(cluster: Cluster) -> None:
-    output = run(
-        *("gnutls-cli", "--x509cafile", str(cluster.ca), "-p", str(cluster.port), "localhost"),
-        send=REQUEST,
-    )
+    """Its input stays open until the answer is there: the end of input ends the connection, as of any client."""
+    command = ["gnutls-cli", "--x509cafile", str(cluster.ca), "-p", str(cluster.port), "localhost"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as client:
+        assert client.stdin is not None
+        assert client.stdout is not None
+        client.stdin.write(REQUEST)
+        client.stdin.flush()
+        output = client.stdout.read().decode()
+    assert client.returncode == 0, output
     assert "The certificate is trusted" in output
     assert "200 OK" in output
+    assert "You reached web-" in output
 
 
 def test_python(cluster: Cluster) -> None:

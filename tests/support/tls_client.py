@@ -6,7 +6,7 @@ import socket
 from dataclasses import dataclass
 
 from OpenSSL import SSL
-from OpenSSL._util import lib  # pyOpenSSL has no setter for groups
+from OpenSSL._util import lib  # pyOpenSSL has neither a setter for groups nor SSL_session_reused
 
 TIMEOUT_S = 10.0
 
@@ -81,7 +81,7 @@ def visit(
         return Visit(
             connection.get_protocol_version_name(),
             connection.get_group_name() or "",
-            connection.session_reused(),
+            lib.SSL_session_reused(connection._ssl) == 1,
             answer,
             connection.get_session(),
         )
