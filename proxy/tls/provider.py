@@ -15,13 +15,13 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from proxy.tls import _provider
 from proxy.tls.openssl_conf import ConfError, UserConf, merged_conf, read_user_conf
 
 if TYPE_CHECKING:
-    from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
+    from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 
 Upcall = Callable[[bytes, str, bytes], bytes]
 
@@ -81,14 +81,14 @@ def take_error() -> BaseException | None:
     return _provider.take_error()
 
 
-def ski_of(public_key: PublicKeyTypes) -> bytes:
+def ski_of(public_key: CertificatePublicKeyTypes) -> bytes:
     """The 20 bytes that name a key: SHA-1 of its subjectPublicKey (RFC 5280 4.2.1.2, method 1)."""
     from cryptography.x509 import SubjectKeyIdentifier
 
     return SubjectKeyIdentifier.from_public_key(public_key).digest
 
 
-def key_reference(public_key: PublicKeyTypes) -> bytes:
+def key_reference(public_key: CertificatePublicKeyTypes) -> bytes:
     """A PEM that stands where a private key file would; it holds the SKI and the public key, nothing secret.
 
     Raises ProviderError for a key that Sealgate has no scheme for.
@@ -97,7 +97,7 @@ def key_reference(public_key: PublicKeyTypes) -> bytes:
     return _reference(kind, ski_of(public_key), public_part, exponent)
 
 
-def _parts(public_key: PublicKeyTypes) -> tuple[int, bytes, bytes]:
+def _parts(public_key: CertificatePublicKeyTypes) -> tuple[int, bytes, bytes]:
     """Kind, public part and RSA exponent as proxy/native describes them."""
     from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
     from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
@@ -128,10 +128,10 @@ def _reference(kind: int, ski: bytes, public_part: bytes, exponent: bytes) -> by
 
 
 def _load_openssl() -> None:
-    _load_stdlib_openssl()
     user = os.environ.get("OPENSSL_CONF") or None
     try:
         user_conf = read_user_conf(Path(user)) if user else UserConf()
+        _load_stdlib_openssl(user)
         conf = merged_conf(user_conf, _module_path())
     except ConfError as error:
         raise ProviderError(str(error)) from None
@@ -141,13 +141,19 @@ def _load_openssl() -> None:
         raise ProviderError(_why_it_is_silent(user))
 
 
-def _load_stdlib_openssl() -> None:
+def _load_stdlib_openssl(user: str | None) -> None:
     """Make the standard library's libcrypto read the user's configuration now, not ours later."""
     import hashlib
     import ssl
 
-    hashlib.sha256(b"").digest()
-    ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    try:
+        hashlib.sha256(b"").digest()
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    except (ValueError, OSError) as error:  # ssl.SSLError is an OSError
+        raise ProviderError(
+            f"Python's own OpenSSL does not work with the configuration {user or 'of this system'}: {error}; "
+            "correct it or unset OPENSSL_CONF"
+        ) from None
 
 
 def _import_wheel() -> None:
@@ -166,22 +172,22 @@ def _module_path() -> Path:
 @contextlib.contextmanager
 def _conf_file(text: str) -> Iterator[str]:
     """A file that exists while OpenSSL reads it: in memory where the system can, so that no disk must be writable."""
-    if sys.platform == "linux" and os.path.isdir("/proc/self/fd"):
-        with open(os.memfd_create("sealgate-openssl-conf"), "w", encoding="utf-8", errors="surrogateescape") as memory:
-            memory.write(text)
-            memory.flush()
-            yield f"/proc/self/fd/{memory.fileno()}"
-        return
     try:
-        file = tempfile.NamedTemporaryFile("w", suffix=".cnf", encoding="utf-8", errors="surrogateescape")
+        with contextlib.ExitStack() as stack:
+            if sys.platform == "linux" and os.path.isdir("/proc/self/fd"):
+                descriptor = os.memfd_create("sealgate-openssl-conf")
+                file: IO[bytes] = stack.enter_context(open(descriptor, "wb"))
+                name = f"/proc/self/fd/{descriptor}"
+            else:
+                file = stack.enter_context(tempfile.NamedTemporaryFile(suffix=".cnf"))
+                name = file.name
+            file.write(os.fsencode(text))
+            file.flush()
+            yield name
     except OSError as error:
         raise ProviderError(
             f"no temporary file for the OpenSSL configuration: {error}; point TMPDIR to a folder that can be written"
         ) from None
-    with file:
-        file.write(text)
-        file.flush()
-        yield file.name
 
 
 @contextlib.contextmanager

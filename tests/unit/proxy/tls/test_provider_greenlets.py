@@ -17,7 +17,7 @@ from OpenSSL import SSL
 from hsm.wire.schemes import SCHEME_BY_NAME
 from proxy.tls import provider
 from tests.support.pki import Issued, issue, make_ca, shared_key, sign
-from tests.unit.proxy.tls.test_provider import client_context, go_on, server_context
+from tests.support.pyopenssl import client_context, go_on, server_context
 
 pytestmark = pytest.mark.filterwarnings("ignore:Passing pyOpenSSL PKey objects:DeprecationWarning")
 
