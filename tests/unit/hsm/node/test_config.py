@@ -1,0 +1,115 @@
+"""The node's config and every way to get it wrong."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from hsm.node.config import NodeConfig, NodeFiles, load_config
+from hsm.shared import strict_toml
+from hsm.shared.strict_toml import ConfigError
+from tests.support.node import PROXY, NodeHome, make_home
+
+SAMPLE = Path(__file__).parents[4] / "config" / "node.toml"
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> NodeHome:
+    return make_home(tmp_path_factory.mktemp("config"))
+
+
+@pytest.fixture
+def text(home: NodeHome) -> str:
+    return home.write_config("right").read_text()
+
+
+def problems(home: NodeHome, text: str) -> str:
+    path = home.path / "wrong.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load_config(path)
+    assert str(caught.value).startswith(str(path))
+    return str(caught.value)
+
+
+def test_a_right_config_is_loaded_with_defaults(home: NodeHome, text: str) -> None:
+    config = load_config(home.write_config("right"))
+    assert config.node.name == "right"
+    assert config.node.drain_timeout_s == 10.0
+    assert config.rules[0].client == PROXY
+    assert config.rules[0].schemes == ("*",)
+    files = NodeFiles.of(config, home.path)
+    assert files.store == home.store
+    assert files.passphrase_file is None
+    assert files.socket == home.path / "right.sock"
+
+
+def test_the_sample_says_what_the_defaults_are() -> None:
+    config = strict_toml.load(SAMPLE, NodeConfig)
+    least = strict_toml.parse(
+        '[node]\nname = "node-1"\n[listen]\naddress = "127.0.0.1:2407"\n'
+        '[tls]\nca = "pki/ca.pem"\ncertificate = "pki/node-1.pem"\nprivate_key = "pki/node-1.key"\n'
+        '[backend]\nstore = "vault.db"\nkey_file = "vault.key"\n[management]\nsocket = "node-1.sock"\n'
+        '[[access]]\nclient = "spiffe://sealgate.local/proxy"\nkeys = ["*"]\n',
+        NodeConfig,
+        "least",
+    )
+    assert config == least
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('name = "right"', 'name = "a b"', r":2: node\.name: .*match"),
+        ('name = "right"', 'nam = "right"', r"node\.nam: unknown key; did you mean 'name'"),
+        ('address = "127.0.0.1:0"', "address = 5", r"listen\.address: expected str"),
+        ('address = "127.0.0.1:0"', 'address = "127.0.0.1"', r":5: listen\.address: .* is not an address"),
+        ('address = "127.0.0.1:0"', 'address = "h:99999"', r"listen\.address: port 99999 .* is too large"),
+        ('[ops]\naddress = "127.0.0.1:0"', '[ops]\naddress = "h"', r"ops\.address: 'h' is not an address"),
+        ('ca = "ca.pem"', 'ca = "gone.pem"', r"tls\.ca: .*gone\.pem does not exist; correct the path"),
+        ('ca = "ca.pem"', 'ca = "."', r"tls\.ca: .* is not a file"),
+        ('ca = "ca.pem"', 'ca = ""', r"tls\.ca: expected str of length >= 1"),
+        ('private_key = "node.key"', 'private_key = "ca.pem"', r"tls\.private_key: others may read .*chmod 600"),
+        ('store = "vault.db"', 'store = "no.db"', r"backend\.store: .* or run `sealgate vault init`"),
+        ('key_file = "master.key"', "", r"backend: set exactly one of passphrase_file and key_file"),
+        ('key_file = "master.key"', 'key_file = "ca.pem"', r"backend\.key_file: others may read"),
+        ('key_file = "master.key"', 'key_file = "master.key"\npassphrase_file = "ca.pem"', r"set exactly one of"),
+        ('store = "vault.db"', 'store = "vault.db"\ntype = "yubi"', r"backend\.type: invalid enum value 'yubi'"),
+        (f'client = "{PROXY}"', 'client = ""', r"access\[0\]\.client: expected str of length >= 1"),
+        ('keys = ["www-*"]', "keys = []", r"access\[0\]\.keys: expected array of length >= 1"),
+        ('keys = ["www-*"]', 'keys = ["ski:12"]', r"access\[0\]\.keys: 'ski:12' is no SKI"),
+        ('keys = ["www-*"]', 'keys = ["*"]\nschemes = ["rsa"]', r"access\[0\]\.schemes: 'rsa' is no scheme; choose of"),
+        ('keys = ["www-*"]', 'keys = ["*"]\nschemes = []', r"access\[0\]\.schemes: is empty"),
+        ("[ops]", "[admission]\nconcurrency = 1000\n[ops]", r"admission\.concurrency: expected int <= 256"),
+        ("[ops]", "[admission]\nqueue = -1\n[ops]", r"admission\.queue: expected int >= 0"),
+        (
+            "[ops]",
+            "[admission]\ndefault_deadline_s = 50\n[ops]",
+            r"admission\.default_deadline_s: is longer than max_deadline_s",
+        ),
+        ('socket = "right.sock"', 'socket = "no/folder/s"', r"management\.socket: the folder .* does not exist"),
+        ('socket = "right.sock"', f'socket = "{"s" * 120}"', r"management\.socket: .* longer than 107 bytes"),
+        ("[node]", "[node", r":1: column \d+: not valid TOML"),
+        ("[tls]", "[tsl]", r"tsl: unknown key; did you mean 'tls'"),
+    ],
+)
+def test_what_is_wrong_is_said_with_its_place(home: NodeHome, text: str, old: str, new: str, message: str) -> None:
+    assert old in text
+    found = problems(home, text.replace(old, new, 1))
+    assert re.search(message, found), found
+
+
+def test_all_problems_are_said_at_once(home: NodeHome, text: str) -> None:
+    wrong = text.replace("ca.pem", "no-ca.pem").replace("vault.db", "no.db").replace("www-*", "ski:")
+    assert len(problems(home, wrong).splitlines()) == 3
+
+
+def test_one_port_for_two_listeners_is_refused(home: NodeHome, text: str) -> None:
+    assert "give each its own port" in problems(home, text.replace("127.0.0.1:0", "127.0.0.1:2407"))
+
+
+def test_a_missing_config_is_a_clear_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="can't be read: No such file"):
+        load_config(tmp_path / "none.toml")
