@@ -1,0 +1,164 @@
+"""A whole node in the test's own process."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from hsm.node.app import Node
+from hsm.node.config import load_config
+from hsm.node.factory import BackendProblem
+from hsm.shared.exposition import ListenError
+from hsm.wire.messages import Failed, KeysChanged, KeysListed, Signed
+from hsm.wire.schemes import KeyType, Scheme
+from tests.support.node import Link, NodeHome, make_home, until, verify
+
+StartNode = Callable[..., Awaitable[Node]]
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> NodeHome:
+    return make_home(tmp_path)
+
+
+@pytest.fixture
+async def start(home: NodeHome) -> AsyncIterator[StartNode]:
+    nodes: list[Node] = []
+
+    async def make(name: str = "node-1", **more: str) -> Node:
+        node = Node(load_config(home.write_config(name, **more)), home.path)
+        nodes.append(node)
+        await node.start()
+        return node
+
+    yield make
+    for node in nodes:
+        await node.stop()
+
+
+async def get(node: Node, path: str) -> tuple[int, str]:
+    async with aiohttp.ClientSession() as session, session.get(f"http://{node.ops_address}{path}") as response:
+        return response.status, await response.text()
+
+
+async def manage(node: Node, method: str, path: str, body: Any = None) -> Any:
+    connector = aiohttp.UnixConnector(path=str(node.management_socket))
+    async with (
+        aiohttp.ClientSession(connector=connector) as session,
+        session.request(method, f"http://node{path}", json=body) as response,
+    ):
+        assert response.status < 300, await response.text()
+        return await response.json()
+
+
+async def test_a_node_signs_and_tells_how_it_is(start: StartNode, home: NodeHome) -> None:
+    node = await start()
+    assert (await get(node, "/healthz"))[0] == 200
+    status, text = await get(node, "/readyz")
+    assert status == 200
+    assert json.loads(text)["keys"] == 2
+    link = await Link.open(node.address, home.identity("proxy"))
+    ski, public = home.keys["www-p256"]
+    answer = await link.ask(ski, Scheme.ECDSA_SHA256, b"hello")
+    assert isinstance(answer, Signed)
+    verify(public, Scheme.ECDSA_SHA256, answer.signature, b"hello")
+    assert isinstance(await link.ask(home.ski("mail"), Scheme.ECDSA_SHA256, b"x"), Failed)
+    _status, metrics = await get(node, "/metrics")
+    assert 'sealgate_node_signatures_total{key="www-p256",outcome="signed",scheme="ecdsa_sha256"} 1.0' in metrics
+    assert "sealgate_node_connections 1.0" in metrics
+    assert "PRIVATE" not in metrics
+    await link.close()
+
+
+async def test_a_key_made_at_one_node_signs_at_another_within_a_second(start: StartNode, home: NodeHome) -> None:
+    first, second = await start("node-1"), await start("node-2")
+    link = await Link.open(second.address, home.identity("proxy"))
+    await link.greet()
+    loop = asyncio.get_running_loop()
+    made = (await manage(first, "POST", "/keys", {"type": KeyType.ED25519.value, "label": "www-new"}))["key"]
+    begin = loop.time()
+    while not any(isinstance(event, KeysChanged) for event in link.events):
+        assert await link.receive()
+    assert loop.time() - begin < 1.0
+    answer = await link.ask(bytes.fromhex(made["ski"]), Scheme.ED25519, b"hello")
+    assert isinstance(answer, Signed)
+    verify(made["public_key"], Scheme.ED25519, answer.signature, b"hello")
+    await manage(second, "DELETE", "/keys/www-new")
+    on_first = await Link.open(first.address, home.identity("proxy"))
+    await until(lambda: first.status().keys == 2, timeout_s=2.0)
+    assert isinstance(await on_first.ask(bytes.fromhex(made["ski"]), Scheme.ED25519, b"x"), Failed)
+    await link.close()
+    await on_first.close()
+
+
+async def test_a_key_is_usable_at_its_own_node_when_it_is_acknowledged(start: StartNode, home: NodeHome) -> None:
+    node = await start(node="refresh_interval_s = 60")
+    made = (await manage(node, "POST", "/keys", {"type": "p256", "label": "www-new"}))["key"]
+    link = await Link.open(node.address, home.identity("proxy"))
+    assert isinstance(await link.ask(bytes.fromhex(made["ski"]), Scheme.ECDSA_SHA256, b"x"), Signed)
+    listed = await link.greet()
+    assert isinstance(listed, KeysListed)
+    assert {key.label for key in listed.keys} == {"www-p256", "www-new"}
+    await link.close()
+
+
+async def test_a_draining_node_is_not_ready(start: StartNode) -> None:
+    node = await start()
+    await node.drain()
+    status, text = await get(node, "/readyz")
+    assert status == 503
+    assert json.loads(text)["draining"] is True
+    assert (await get(node, "/healthz"))[0] == 200
+    _status, metrics = await get(node, "/metrics")
+    assert "sealgate_node_draining 1.0" in metrics
+
+
+async def test_a_start_that_fails_leaves_nothing_behind(home: NodeHome) -> None:
+    path = home.write_config()
+    config = load_config(path)
+    home.key_file.write_bytes(b"w" * 32)
+    node = Node(config, home.path)
+    with pytest.raises(BackendProblem):
+        await node.start()
+    await node.stop()
+    with pytest.raises(aiohttp.ClientConnectorError):
+        await get(node, "/healthz")
+    assert not node.management_socket.exists()
+
+
+async def test_a_second_node_on_the_same_socket_is_refused(start: StartNode, home: NodeHome) -> None:
+    await start("node-1")
+    with pytest.raises(ListenError, match="another process listens there"):
+        await start("node-1")
+
+
+async def test_a_hurried_drain_ends_at_once(start: StartNode, home: NodeHome) -> None:
+    node = await start(node="drain_timeout_s = 60")
+    link = await Link.open(node.address, home.identity("proxy"))
+    await link.greet()
+    node.hurry()
+    await asyncio.wait_for(node.drain(), 5)
+    await link.close()
+
+
+async def test_a_refresh_that_fails_is_survived_and_seen(start: StartNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    node = await start(node="refresh_interval_s = 0.01")
+    calls = 0
+
+    def broken() -> bool:
+        nonlocal calls
+        calls += 1
+        raise OSError("disk")
+
+    assert node._opened is not None
+    monkeypatch.setattr(node._opened.backend, "refresh", broken)
+    await until(lambda: calls >= 3)
+    assert (await get(node, "/healthz"))[0] == 200
+    node._refreshed_at -= 100
+    assert (await get(node, "/healthz"))[0] == 503

@@ -1,0 +1,55 @@
+"""`sealgate node check`. Its own hardening is left out here: the test process must stay debuggable."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from hsm.node import check
+from hsm.node.factory import BackendProblem
+from hsm.shared.strict_toml import ConfigError
+from tests.support.node import NodeHome, make_home
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> NodeHome:
+    monkeypatch.setattr(check, "harden_process", lambda: None)
+    return make_home(tmp_path)
+
+
+def test_a_right_config_is_summed_up(home: NodeHome) -> None:
+    path = home.write_config()
+    assert check.check(path) == f"{path}: right; node 'node-1', 2 keys, 1 access rules"
+
+
+def test_what_is_surely_not_meant_is_a_warning(home: NodeHome) -> None:
+    rules = (
+        '[[access]]\nclient = "CN=x"\nkeys = ["shop-*"]\n'
+        '[[access]]\nclient = "CN=x"\nkeys = ["mail"]\nschemes = ["ed25519"]\n'
+    )
+    found = check.check(home.write_config(extra=rules)).splitlines()
+    assert found[1:] == [
+        "warning: access[1]: its keys shop-* match no key there is now",
+        "warning: access[2]: its schemes fit none of its keys",
+    ]
+
+
+def test_a_config_without_access_is_warned_of(home: NodeHome) -> None:
+    path = home.write_config()
+    path.write_text(path.read_text().split("[[access]]")[0])
+    assert "every request will be denied" in check.check(path)
+
+
+def test_a_certificate_that_is_none_is_an_error(home: NodeHome) -> None:
+    path = home.write_config()
+    (home.path / "node.pem").write_text("nonsense")
+    with pytest.raises(ConfigError, match=r"node\.pem"):
+        check.check(path)
+
+
+def test_a_vault_that_does_not_open_is_an_error(home: NodeHome) -> None:
+    path = home.write_config()
+    home.key_file.write_bytes(b"w" * 32)
+    with pytest.raises(BackendProblem, match="can't open the vault"):
+        check.check(path)
