@@ -200,12 +200,25 @@ class TlsEngine:
         assert self._endpoint is not None
         # Latin-1 never fails; what is not a DNS name then matches no site.
         self._server_name = server_name.decode("latin-1").lower().removesuffix(".")
-        self._site = site = self._contexts.find(self._server_name)
+        site = self._contexts.find(self._server_name)
         if site is None:
             self._cause = (TlsReason.UNKNOWN_SITE, "the client named no site of ours")
             return False
+        if not self._session_is_for(site):
+            self._cause = (TlsReason.UNKNOWN_SITE, "the client resumes a session of another site")
+            return False
+        self._site = site
         self._endpoint.switch_context(site.context)
         return True
+
+    def _session_is_for(self, site: SiteContext) -> bool:
+        """A session of one site must not open another (RFC 6066 3), or what that one demands would be skipped.
+
+        OpenSSL accepts the ticket before it asks for the site, so refusing is all that is left.
+        """
+        assert self._endpoint is not None
+        name = self._endpoint.session_name()
+        return name is None or self._contexts.find(name.lower().removesuffix(".")) is site
 
     def choose_protocol(self, offered: bytes) -> Any:
         """Our best protocol among the offered ones."""
@@ -229,7 +242,11 @@ class TlsEngine:
         self._is_signed = True
         self._waiting = None
         forget_errors()
-        self._handle(waiting, resume_step(waiting, signature))
+        outcome = resume_step(waiting, signature)
+        if outcome == libssl.FAILED:
+            self._fail(blame_signature=True)
+        else:
+            self._handle(waiting, outcome)
 
     def _handle(self, runner: Runner, outcome: int | SignatureWanted) -> None:
         """Why did the greenlet come back?"""
@@ -295,8 +312,8 @@ class TlsEngine:
             self._output.append(output)
         return bool(output)
 
-    def _fail(self) -> None:
-        """OpenSSL gave up; say why."""
+    def _fail(self, *, blame_signature: bool = False) -> None:
+        """OpenSSL gave up; say why. What the provider said first, right after a signature, is about the signature."""
         errors = take_errors()
         raised = provider.take_error()
         self._take_output()
@@ -304,6 +321,8 @@ class TlsEngine:
             self._cause = (TlsReason.SIGNING_FAILED, f"the signature was refused: {raised!r}")
         if self._cause is not None:
             self._end(*self._cause)
+        elif blame_signature and errors and not errors[0].is_of_libssl:
+            self._end(TlsReason.SIGNING_FAILED, describe(errors))
         elif self._state is _State.HANDSHAKE and self._first_byte != _HANDSHAKE_RECORD:
             self._end(TlsReason.NOT_TLS, f"the first bytes are no ClientHello: {describe(errors)}")
         else:

@@ -28,6 +28,8 @@ WRITE_BYTES: Final = 4 * RECORD_BYTES
 """How much plaintext is encrypted before the ciphertext is taken out: bounds a connection's output buffer, which
 OpenSSL never shrinks."""
 
+_SESSION_NAME_TAG: Final = 0xA6
+
 _STATUS: Final = {
     lib.SSL_ERROR_NONE: DONE,
     lib.SSL_ERROR_WANT_READ: WANT_READ,
@@ -104,6 +106,21 @@ class Endpoint:
     def _status(self, result: int) -> int:
         return _STATUS.get(lib.SSL_get_error(self._ssl, result), FAILED)
 
+    def session_name(self) -> str | None:
+        """The server name of the session that the client resumes ("" for none), or None where it resumes none.
+
+        libssl has no getter that looks at the session rather than at the ClientHello, but its encoding has the name.
+        """
+        if lib.SSL_session_reused(self._ssl) != 1:
+            return None
+        session = lib.SSL_get_session(self._ssl)
+        size = lib.i2d_SSL_SESSION(session, ffi.NULL)
+        if size <= 0:
+            return ""
+        buffer = ffi.new("unsigned char[]", size)
+        lib.i2d_SSL_SESSION(session, ffi.new("unsigned char **", buffer))
+        return name_in_session(ffi.buffer(buffer, size)[:])
+
     def outcome(self) -> tuple[str, str, str, bool]:
         """Version, cipher suite, key exchange group ("" for none) and "was it resumed", after the handshake."""
         ssl = self._ssl
@@ -113,6 +130,27 @@ class Endpoint:
             _text(lib.SSL_get0_group_name(ssl)),
             lib.SSL_session_reused(ssl) == 1,
         )
+
+
+def name_in_session(encoded: bytes) -> str:
+    """The server name in a DER-encoded SSL_SESSION: the OCTET STRING behind tag [6], or ""."""
+    body, _ = _der_value(encoded, 0)
+    at = 0
+    while at < len(body):
+        tag = body[at]
+        value, at = _der_value(body, at)
+        if tag == _SESSION_NAME_TAG:
+            return _der_value(value, 0)[0].decode("latin-1")
+    return ""
+
+
+def _der_value(data: bytes, at: int) -> tuple[bytes, int]:
+    """The value of the element at `at`, and where the next one starts."""
+    length, start = data[at + 1], at + 2
+    if length & 0x80:
+        start += length & 0x7F
+        length = int.from_bytes(data[at + 2 : start], "big")
+    return data[start : start + length], start + length
 
 
 def _text(characters: Any) -> str:

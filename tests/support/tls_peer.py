@@ -7,9 +7,12 @@ import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
+from OpenSSL import SSL, crypto
+from OpenSSL._util import lib
 
 from hsm.wire.schemes import Scheme
 from proxy.config.schema import SiteConfig, TlsConfig
@@ -110,7 +113,7 @@ class Conversation:
     """A client and an engine that talk until neither has more to say. Signatures are made at once by `signer`."""
 
     def __init__(
-        self, engine: TlsEngine, client: StdlibClient, signer: Callable[[NeedSignature], bytes | None] | None = None
+        self, engine: TlsEngine, client: Any, signer: Callable[[NeedSignature], bytes | None] | None = None
     ) -> None:
         self.engine, self.client = engine, client
         self._signer = signer
@@ -170,3 +173,55 @@ class Conversation:
     def plaintext(self) -> bytes:
         """All that the engine decrypted."""
         return b"".join(event.data for event in self.events if isinstance(event, Plaintext))
+
+
+class PyOpenSslClient:
+    """A client by pyOpenSSL, for what the standard library cannot choose; the same methods as StdlibClient."""
+
+    def __init__(
+        self, root: Issued, server_name: str, *, version: int | None = None, sigalgs: str = "", groups: str = ""
+    ) -> None:
+        context = SSL.Context(SSL.TLS_CLIENT_METHOD)
+        store = context.get_cert_store()
+        assert store is not None
+        store.add_cert(crypto.X509.from_cryptography(root.certificate))
+        context.set_verify(SSL.VERIFY_PEER)
+        if version is not None:
+            context.set_min_proto_version(version)
+            context.set_max_proto_version(version)
+        if sigalgs:
+            assert lib.SSL_CTX_set1_sigalgs_list(context._context, sigalgs.encode()) == 1
+        if groups:
+            assert lib.SSL_CTX_set1_curves_list(context._context, groups.encode()) == 1
+        self.tls = SSL.Connection(context, None)
+        self.tls.set_tlsext_host_name(server_name.encode())
+        self.tls.set_connect_state()
+        self.is_done = False
+        self.is_closed = False
+        self.received = bytearray()
+
+    def step(self) -> None:
+        """Go on with the handshake, or read what there is. Raises ssl.SSLError."""
+        try:
+            if not self.is_done:
+                self.tls.do_handshake()
+                self.is_done = True
+            while True:
+                self.received += self.tls.recv(65536)
+        except SSL.WantReadError:
+            return
+        except SSL.ZeroReturnError:
+            self.is_closed = True
+        except SSL.Error as error:
+            raise ssl.SSLError(str(error)) from None
+
+    def receive_data(self, data: bytes) -> None:
+        """Take ciphertext from the server."""
+        self.tls.bio_write(data)
+
+    def data_to_send(self) -> bytes:
+        """Ciphertext for the server."""
+        try:
+            return self.tls.bio_read(1 << 20)
+        except SSL.WantReadError:
+            return b""
