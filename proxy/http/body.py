@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from typing import Protocol
 
-from proxy.http.framing import Framing
+from proxy.http.framing import CHUNKED, LENGTH, NONE, Framing
 from proxy.http.syntax import TOKEN, is_field_line
 
 MAX_CHUNK_LINE_BYTES = 256
@@ -168,8 +168,8 @@ class ChunkedBody:
 
 def reader_for(framing: Framing, length: int) -> BodyReader | None:
     """Return the reader for a body, None where there is none."""
-    if framing is Framing.NONE:
+    if framing is NONE:
         return None
-    if framing is Framing.LENGTH:
+    if framing is LENGTH:
         return LengthBody(length)
-    return ChunkedBody() if framing is Framing.CHUNKED else UntilCloseBody()
+    return ChunkedBody() if framing is CHUNKED else UntilCloseBody()

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from proxy.base.errors import HttpReason
 from proxy.base.observe import ProxyObserver
-from proxy.http.framing import Framing
+from proxy.http.framing import CHUNKED, NONE
 from proxy.http.headers import LAST_CHUNK, chunk
 from proxy.http.pool import Server, UpstreamPool
 from proxy.http.problem import HttpProblem
@@ -101,7 +101,7 @@ class Exchange:
     ) -> None:
         self.request = request
         self.site = site
-        self.is_request_done = request.framing is Framing.NONE
+        self.is_request_done = request.framing is NONE
         self.is_tunnel = False
         self.has_response = False
         self.response: Response | None = None
@@ -131,7 +131,7 @@ class Exchange:
         if self._is_over:
             return
         self._bytes_in += sum(map(len, parts))
-        if self.request.framing is Framing.CHUNKED:
+        if self.request.framing is CHUNKED:
             parts = chunk(parts)
             if is_complete:
                 parts.append(LAST_CHUNK)
@@ -197,7 +197,7 @@ class Exchange:
             is_done=is_done,
             awaits=is_done or request.expects_continue,
         )
-        if request.framing is not Framing.NONE:
+        if request.framing is not NONE:
             self._client.go_on()
 
     def connection_refused(self, problem: HttpProblem, server: Server | None) -> None:
@@ -251,7 +251,7 @@ class Exchange:
         if not self.has_response:
             self._attempt_ended(problem.reason)
         is_stale = is_unanswered and connection is not None and connection.uses > 1
-        is_unsent = self.request.framing is Framing.NONE or not (self._bytes_in or self.is_request_done)
+        is_unsent = self.request.framing is NONE or not (self._bytes_in or self.is_request_done)
         if is_stale and is_unsent and self.request.is_idempotent and not self.wants_fresh:
             self.wants_fresh = self.is_waiting = True
             self._pool.acquire(self)

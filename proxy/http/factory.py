@@ -16,7 +16,6 @@ from proxy.config.schema import HttpConfig, SiteConfig, UpstreamConfig
 from proxy.http.authority import SiteNames
 from proxy.http.pool import UpstreamPool
 from proxy.http.problem import HttpProblem
-from proxy.http.request import Request
 from proxy.http.server import HttpProtocol
 
 
@@ -77,9 +76,8 @@ class HttpFactory:
         """See Routes."""
         self._connections.discard(connection)
 
-    def route(self, request: Request, info: ConnectionInfo | None) -> tuple[str, UpstreamPool, bytes]:
+    def route(self, host: bytes, info: ConnectionInfo | None) -> tuple[str, UpstreamPool, bytes]:
         """See Routes. A host of another site than the TLS session's gets 421 (RFC 9110 7.4, 15.5.20)."""
-        host = request.host
         if not host:
             # HTTP/1.0 without Host: the session's name is all there is to go by.
             name = info.server_name or info.site if info is not None else self._names.find_default()

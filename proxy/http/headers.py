@@ -7,14 +7,17 @@ always written anew from what was understood, never copied. Other fields go on a
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from itertools import product
 from typing import Literal
 
-from proxy.http.framing import Framing
-from proxy.http.syntax import Field
+from proxy.http.framing import CHUNKED, LENGTH, Framing
 
-_KEEP, _HOST, _LENGTH, _CODING, _CONNECTION, _UPGRADE, _EXPECT, _FORWARDED, _DROP = range(9)
+Field = tuple[bytes, bytes, bytes]
+"""The whole line with its CRLF, the name in lower case, the value without white space around it."""
+
+_HOST, _LENGTH, _CODING, _CONNECTION, _UPGRADE, _EXPECT, _FORWARDED, _DROP = range(8)
 
 
 def _spellings(name: str) -> Iterable[bytes]:
@@ -67,6 +70,15 @@ _RESPONSE_KINDS: dict[bytes, int] = {
 _PLAIN_OPTIONS = frozenset({b"close", b"keep-alive", b"upgrade", b"te", b""})
 
 
+def _finder(names: Iterable[bytes]) -> re.Pattern[bytes]:
+    """Return an expression that finds the lines with these names in a checked, lower-cased head."""
+    return re.compile(rb"\n(" + b"|".join(sorted(map(re.escape, names))) + rb"):[ \t]*+([^\r]*+)\r")
+
+
+_REQUEST_FINDER = _finder(_REQUEST_KINDS)
+_RESPONSE_FINDER = _finder(_RESPONSE_KINDS)
+
+
 class Fields:
     """The fields of one head, sorted by who needs them. Written by `sort_*`, read-only for all others."""
 
@@ -74,7 +86,7 @@ class Fields:
 
     def __init__(self) -> None:
         self.kept: list[bytes] = []
-        """Lines that go on unchanged, each with its CRLF."""
+        """Runs of lines that go on unchanged, each line with its CRLF."""
         self.hosts: Sequence[bytes] = ()
         self.lengths: Sequence[bytes] = ()
         self.codings: Sequence[bytes] = ()
@@ -86,63 +98,65 @@ class Fields:
         """X-Forwarded-* and the like, as the client sent them."""
 
 
-def sort_request(fields: Sequence[Field]) -> Fields:
-    """Sort the fields of a request."""
-    sorted_fields = Fields()
-    keep = sorted_fields.kept.append
-    kind_of = _REQUEST_KINDS.get
-    for field in fields:
-        kind = kind_of(field[1].lower())
-        if kind is None:
-            keep(field[0])
+def sort_request(head: bytes, start: int) -> Fields:
+    """Sort the fields of a request; `head` was checked, `start` is where its fields begin."""
+    return _sort(head, start, _REQUEST_FINDER, _REQUEST_KINDS)
+
+
+def sort_response(head: bytes, start: int) -> Fields:
+    """Sort the fields of a response; `head` was checked, `start` is where its fields begin."""
+    return _sort(head, start, _RESPONSE_FINDER, _RESPONSE_KINDS)
+
+
+def _sort(head: bytes, start: int, finder: re.Pattern[bytes], kinds: dict[bytes, int]) -> Fields:
+    """Cut the special lines out of the block; what lies between them is kept as it is, many lines in one slice."""
+    fields = Fields()
+    keep = fields.kept.append
+    for match in finder.finditer(head.lower(), start - 1):
+        kind = kinds[match[1]]
+        line_start = match.start() + 1
+        value_start, line_end = match.span(2)
+        value = head[value_start:line_end].rstrip(b" \t")
+        if kind == _LENGTH:
+            fields.lengths = (*fields.lengths, value)
+        elif kind == _HOST:
+            fields.hosts = (*fields.hosts, value)
+        elif kind == _EXPECT:
+            fields.expect = value.lower()
+            continue
         else:
-            _sort_special(sorted_fields, kind, field)
-    if sorted_fields.options:
-        _drop_named(sorted_fields)
-    return sorted_fields
+            _note(fields, kind, head[line_start : line_end + 2], match[1], value)
+        if line_start > start:
+            keep(head[start:line_start])
+        start = line_end + 2
+    keep(head[start:-2])
+    if fields.options:
+        _drop_named(fields)
+    return fields
 
 
-def sort_response(fields: Sequence[Field]) -> Fields:
-    """Sort the fields of a response."""
-    sorted_fields = Fields()
-    keep = sorted_fields.kept.append
-    kind_of = _RESPONSE_KINDS.get
-    for field in fields:
-        kind = kind_of(field[1].lower())
-        if kind is None:
-            keep(field[0])
-        else:
-            _sort_special(sorted_fields, kind, field)
-    if sorted_fields.options:
-        _drop_named(sorted_fields)
-    return sorted_fields
-
-
-def _sort_special(fields: Fields, kind: int, field: Field) -> None:
-    value = field[2]
-    if kind == _HOST:
-        fields.hosts = (*fields.hosts, value)
-    elif kind == _LENGTH:
-        fields.lengths = (*fields.lengths, value)
-    elif kind == _CODING:
+def _note(fields: Fields, kind: int, line: bytes, name: bytes, value: bytes) -> None:
+    if kind == _CODING:
         fields.codings = (*fields.codings, value)
     elif kind == _CONNECTION:
-        options = (option.strip(b" \t") for option in value.lower().split(b","))
-        fields.options = (*fields.options, *options)
+        options = value.lower()
+        if b"," in options:
+            fields.options = (*fields.options, *[option.strip(b" \t") for option in options.split(b",")])
+        else:
+            fields.options = (*fields.options, options)
     elif kind == _UPGRADE:
         fields.upgrades = (*fields.upgrades, value)
     elif kind == _FORWARDED:
-        fields.forwarded = (*fields.forwarded, field)
-    elif kind == _EXPECT:
-        fields.expect = value.lower()
-        fields.kept.append(field[0])
+        fields.forwarded = (*fields.forwarded, (line, name, value))
 
 
 def _drop_named(fields: Fields) -> None:
     """Remove the fields that Connection names (RFC 9110 7.6.1). Those we write ourselves cannot be taken out by it."""
+    if _PLAIN_OPTIONS.issuperset(fields.options):
+        return
     named = set(fields.options) - _PLAIN_OPTIONS
-    if named:
-        fields.kept = [line for line in fields.kept if line[: line.index(b":")].lower() not in named]
+    lines = [line for run in fields.kept for line in run.splitlines(keepends=True)]
+    fields.kept = [line for line in lines if line[: line.index(b":")].lower() not in named]
 
 
 def keeps_alive(minor: int, options: Sequence[bytes]) -> bool:
@@ -176,9 +190,9 @@ class ForwardedFields:
         """
         if not self._appends or not received:
             return b"%b%b\r\n" % (self._fixed, host)
-        chain = [value for _, name, value in received if name.lower() == b"x-forwarded-for" and value]
+        chain = [value for _, name, value in received if name == b"x-forwarded-for" and value]
         lines = [b"X-Forwarded-For: %b\r\n" % b", ".join([*chain, self._ip])]
-        others = [(name.lower(), line) for line, name, _ in received if name.lower() != b"x-forwarded-for"]
+        others = [(name, line) for line, name, _ in received if name != b"x-forwarded-for"]
         lines += [line for name, line in others if b"_" not in name]
         present = {name for name, _ in others}
         ours = ((b"X-Forwarded-Proto", self._proto), (b"X-Forwarded-Port", self._port), (b"X-Forwarded-Host", host))
@@ -188,9 +202,9 @@ class ForwardedFields:
 
 def framing_line(framing: Framing, length: int) -> bytes:
     """Return the field that announces a body, with its CRLF."""
-    if framing is Framing.LENGTH:
+    if framing is LENGTH:
         return b"Content-Length: %d\r\n" % length
-    return b"Transfer-Encoding: chunked\r\n" if framing is Framing.CHUNKED else b""
+    return b"Transfer-Encoding: chunked\r\n" if framing is CHUNKED else b""
 
 
 def chunk(parts: Sequence[bytes]) -> list[bytes]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from proxy.http.framing import Framing
+from proxy.http.framing import CHUNKED, LENGTH, NONE, UNTIL_CLOSE, Framing
 from proxy.http.headers import LAST_CHUNK, chunk, framing_line
 from proxy.http.response import Response
 
@@ -20,9 +20,9 @@ UPGRADE_LINES = b"Connection: upgrade\r\nUpgrade: websocket\r\n"
 
 def client_framing(response: Response, minor: int) -> Framing:
     """Return how the body is delimited towards a client of HTTP/1.`minor`."""
-    if response.framing in (Framing.NONE, Framing.LENGTH):
+    if response.framing in (NONE, LENGTH):
         return response.framing
-    return Framing.CHUNKED if minor else Framing.UNTIL_CLOSE
+    return CHUNKED if minor else UNTIL_CLOSE
 
 
 def connection_line(minor: int, *, keeps: bool) -> bytes:
@@ -35,9 +35,9 @@ def connection_line(minor: int, *, keeps: bool) -> bytes:
 def response_head(response: Response, framing: Framing, connection: bytes) -> bytes:
     """Return the head; `framing` is that of `client_framing`, `connection` the Connection line."""
     length = response.length
-    if framing is Framing.LENGTH or framing is Framing.CHUNKED:
+    if framing is LENGTH or framing is CHUNKED:
         delimiter = framing_line(framing, length)
-    elif framing is Framing.NONE and length >= 0 and response.status >= 200 and response.status != 204:
+    elif framing is NONE and length >= 0 and response.status >= 200 and response.status != 204:
         delimiter = b"Content-Length: %d\r\n" % length
     else:
         delimiter = b""  # RFC 9110 8.6: none in 1xx and 204
@@ -54,7 +54,7 @@ def response_head(response: Response, framing: Framing, connection: bytes) -> by
 
 def body_bytes(framing: Framing, parts: Sequence[bytes], *, is_complete: bool) -> list[bytes]:
     """Return the wire form of a piece of body."""
-    if framing is not Framing.CHUNKED:
+    if framing is not CHUNKED:
         return list(parts)
     pieces = chunk(parts)
     if is_complete:

@@ -13,10 +13,10 @@ from proxy.base.errors import HttpReason
 from proxy.config.schema import HttpConfig
 from proxy.http.authority import read_authority
 from proxy.http.body import BodyProblem, BodyReader, reader_for
-from proxy.http.framing import NO_BODY, Framing, request_framing
+from proxy.http.framing import NO_BODY, NONE, Framing, request_framing
 from proxy.http.headers import Fields, ForwardedFields, framing_line, keeps_alive, sort_request
 from proxy.http.problem import HttpProblem, bad_framing, bad_request
-from proxy.http.syntax import HeadCollector, HeadTooLarge, SyntaxProblem, parse_fields, parse_request_line
+from proxy.http.syntax import HeadCollector, HeadTooLarge, SyntaxProblem, check_fields, parse_request_line
 
 _IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE", b"PROPFIND", b"REPORT", b"SEARCH"})
 _REFUSED_METHODS = frozenset({b"CONNECT", b"TRACE"})
@@ -41,7 +41,7 @@ class Request(msgspec.Struct, frozen=True, gc=False):
     @property
     def expects_continue(self) -> bool:
         """Whether the client waits for 100 (Continue) before its body (RFC 9110 10.1.1)."""
-        return self.fields.expect == b"100-continue" and self.framing is not Framing.NONE
+        return self.fields.expect == b"100-continue" and self.framing is not NONE
 
     @property
     def is_idempotent(self) -> bool:
@@ -70,22 +70,22 @@ def read_request(head: bytes, config: HttpConfig) -> Request:
         method, target, major, minor, start = parse_request_line(head)
         if major != 1 or minor > 1:
             raise HttpProblem(505, HttpReason.UNSUPPORTED, "only HTTP/1.0 and HTTP/1.1 are spoken here")
-        lines = parse_fields(head, start)
+        check_fields(head, start)
     except SyntaxProblem as problem:
         raise bad_request(str(problem)) from None
     if len(target) > config.max_target_bytes:
         raise HttpProblem(414, HttpReason.HEADERS_TOO_LARGE, "the request target is too long")
-    if len(lines) > config.max_headers:
+    if head.count(b"\r\n", start) - 1 > config.max_headers:
         raise HttpProblem(431, HttpReason.HEADERS_TOO_LARGE, "too many header fields")
     if method in _REFUSED_METHODS:
         raise HttpProblem(405, HttpReason.UNSUPPORTED, "this method is not allowed here")
-    fields = sort_request(lines)
+    fields = sort_request(head, start)
     target, host = read_authority(method, target, minor, fields.hosts)
     if fields.lengths or fields.codings:
         framing, length = request_framing(minor, fields.lengths, fields.codings)
         if length > config.max_body_bytes:
             raise HttpProblem(413, HttpReason.BODY_TOO_LARGE, "the request body is too large")
-        if framing is Framing.NONE:
+        if framing is NONE:
             # "Content-Length: 0" goes on as it came: a POST without it is refused by some servers.
             fields.kept.append(b"Content-Length: 0\r\n")
     else:
@@ -97,7 +97,7 @@ def read_request(head: bytes, config: HttpConfig) -> Request:
 
 def _read_upgrade(method: bytes, minor: int, framing: Framing, fields: Fields) -> bytes:
     """Return b"websocket" where that is what the client wants; h2c is never offered on (RFC 9110 7.8, RFC 6455 4)."""
-    is_asked = minor == 1 and method == b"GET" and framing is Framing.NONE and b"upgrade" in fields.options
+    is_asked = minor == 1 and method == b"GET" and framing is NONE and b"upgrade" in fields.options
     return b"websocket" if is_asked and fields.upgrades[0].lower() == b"websocket" else b""
 
 
@@ -138,32 +138,32 @@ class RequestParser:
 
     def read_head(self) -> Request | None:
         """Return the next request, or None while its head is not whole. Raises HttpProblem."""
-        try:
-            return self._read_head()
-        except HttpProblem:
-            self.has_failed = True
-            raise
-
-    def _read_head(self) -> Request | None:
         data, self._rest = self._rest, b""
         if not data:
             return None
         try:
-            found = self._collector.feed(data)
+            found = self._collect(data)
+            if found is None:
+                return None
+            head, self._rest = found
+            request = read_request(head, self._config)
+        except HttpProblem:
+            self.has_failed = True
+            raise
+        self._body = reader_for(request.framing, request.length)
+        self._size = 0
+        self.is_complete = self._body is None
+        return request
+
+    def _collect(self, data: bytes) -> tuple[bytes, bytes] | None:
+        try:
+            return self._collector.feed(data)
         except SyntaxProblem as problem:
             raise bad_request(str(problem)) from None
         except HeadTooLarge as problem:
             if problem.is_first_line:
                 raise HttpProblem(414, HttpReason.HEADERS_TOO_LARGE, "the request line is too long") from None
             raise HttpProblem(431, HttpReason.HEADERS_TOO_LARGE, "the header fields are too large") from None
-        if found is None:
-            return None
-        head, self._rest = found
-        request = read_request(head, self._config)
-        self._body = reader_for(request.framing, request.length)
-        self._size = 0
-        self.is_complete = self._body is None
-        return request
 
     def read_body(self) -> list[bytes]:
         """Return what has arrived of the body, maybe nothing. Raises HttpProblem 400 or 413."""

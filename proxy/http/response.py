@@ -10,10 +10,10 @@ from __future__ import annotations
 import msgspec
 
 from proxy.http.body import BodyProblem, BodyReader, reader_for
-from proxy.http.framing import Framing, response_framing
+from proxy.http.framing import UNTIL_CLOSE, Framing, response_framing
 from proxy.http.headers import Fields, keeps_alive, sort_response
 from proxy.http.problem import bad_response
-from proxy.http.syntax import HeadCollector, HeadTooLarge, SyntaxProblem, parse_fields, parse_status_line
+from proxy.http.syntax import HeadCollector, HeadTooLarge, SyntaxProblem, check_fields, parse_status_line
 
 MAX_INTERIM_RESPONSES = 32
 """1xx responses before a final one; an upstream that sends more is broken."""
@@ -41,13 +41,14 @@ def read_response(head: bytes, *, to_head: bool) -> Response:
     """Parse and check one whole head; `to_head`: it answers HEAD. Raises HttpProblem 502."""
     try:
         minor, status, phrase, start = parse_status_line(head)
-        fields = sort_response(parse_fields(head, start))
+        check_fields(head, start)
     except SyntaxProblem as problem:
         raise bad_response(f"the upstream's response is malformed: {problem}") from None
+    fields = sort_response(head, start)
     if status > 599:
         raise bad_response("the upstream's status is not one of HTTP")
     framing, length = response_framing(status, minor, fields.lengths, fields.codings, to_head=to_head)
-    keep_alive = keeps_alive(minor, fields.options) and framing is not Framing.UNTIL_CLOSE
+    keep_alive = keeps_alive(minor, fields.options) and framing is not UNTIL_CLOSE
     return Response(status, phrase, minor, framing, length, fields, keep_alive)
 
 

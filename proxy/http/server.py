@@ -20,7 +20,7 @@ from proxy.base.jobs import CONNECTION_INFO, ConnectionInfo
 from proxy.base.observe import ProxyObserver
 from proxy.config.schema import HttpConfig
 from proxy.http.exchange import Exchange
-from proxy.http.framing import Framing
+from proxy.http.framing import CHUNKED, NONE, UNTIL_CLOSE
 from proxy.http.headers import ForwardedFields
 from proxy.http.pages import error_response
 from proxy.http.pool import UpstreamPool
@@ -47,6 +47,10 @@ class Phase(Enum):
     CLOSING = auto()
 
 
+# As globals: attributes of enums are slow to look up in CPython 3.11.
+IDLE, EXCHANGE, TUNNEL, LINGER, CLOSING = Phase
+
+
 class Routes(Protocol):
     """What a connection asks of its factory."""
 
@@ -54,8 +58,8 @@ class Routes(Protocol):
     observer: ProxyObserver
     via: bytes
 
-    def route(self, request: Request, info: ConnectionInfo | None) -> tuple[str, UpstreamPool, bytes]:
-        """Return (site, its upstream, Host to forward). Raises HttpProblem 421."""
+    def route(self, host: bytes, info: ConnectionInfo | None) -> tuple[str, UpstreamPool, bytes]:
+        """Return (site, its upstream, Host to forward); `host` may be b"". Raises HttpProblem 421."""
 
     def opened(self, connection: HttpProtocol) -> None:
         """A connection exists from now on."""
@@ -75,9 +79,11 @@ class HttpProtocol(asyncio.Protocol):
         self._deadline = MovingDeadline(loop, self._deadline_passed)
         self._wire: ClientWire | None = None
         self._info: ConnectionInfo | None = None
-        self._phase = Phase.IDLE
+        self._phase = IDLE
         self._exchange: Exchange | None = None
-        self._framing = Framing.NONE
+        self._routed: tuple[str, UpstreamPool, bytes] | None = None
+        self._routed_host = b""
+        self._framing = NONE
         self._minor = 1
         self._keeps = True
         self._is_held = self._is_blocked = self._is_draining = self._has_head_begun = False
@@ -101,26 +107,26 @@ class HttpProtocol(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """See asyncio.Protocol."""
         phase = self._phase
-        if phase is Phase.IDLE:
+        if phase is IDLE:
             self._parser.feed(data)
             if not self._is_blocked:
                 self._next_request()
             elif self._parser.buffered > MAX_BUFFERED_BYTES:
                 self.hold()
-        elif phase is Phase.EXCHANGE:
+        elif phase is EXCHANGE:
             self._parser.feed(data)
             if not self._parser.is_complete:
                 self._read_body()
             elif self._parser.buffered > MAX_BUFFERED_BYTES:
                 self.hold()
-        elif phase is Phase.TUNNEL and self._exchange is not None:
+        elif phase is TUNNEL and self._exchange is not None:
             self._arm()
             self._exchange.tunnel_send(data)
 
     def eof_received(self) -> None:
         """See asyncio.Protocol. A client that closes its side while it waits has gone away."""
         self._client_gone()
-        self._phase = Phase.CLOSING
+        self._phase = CLOSING
         self._arm()
 
     def connection_lost(self, error: Exception | None) -> None:
@@ -128,7 +134,7 @@ class HttpProtocol(asyncio.Protocol):
         self._deadline.close()
         self._client_gone()
         self._wire = None
-        self._phase = Phase.CLOSING
+        self._phase = CLOSING
         self._routes.closed(self)
 
     def pause_writing(self) -> None:
@@ -143,7 +149,7 @@ class HttpProtocol(asyncio.Protocol):
         self._is_blocked = False
         if self._exchange is not None:
             self._exchange.client_unblocked()
-        elif self._phase is Phase.IDLE and self._parser.buffered:
+        elif self._phase is IDLE and self._parser.buffered:
             self.go_on()
             self._next_request()
         self._arm()
@@ -152,7 +158,7 @@ class HttpProtocol(asyncio.Protocol):
 
     def _next_request(self) -> None:
         """Read the next head and start its exchange."""
-        if self._phase is not Phase.IDLE or self._is_blocked:
+        if self._phase is not IDLE or self._is_blocked:
             return
         request: Request | None = None
         try:
@@ -162,18 +168,25 @@ class HttpProtocol(asyncio.Protocol):
                 return
             self._has_head_begun = False
             self._minor, self._keeps = request.minor, request.keep_alive and not self._is_draining
-            site, pool, host = self._routes.route(request, self._info)
+            site, pool, host = self._route(request)
         except HttpProblem as problem:
             self._refuse_head(problem, to_head=request is not None and request.method == b"HEAD")
             return
         head = request.onward_head(host, self._forwarded, self._routes.via)
         exchange = Exchange(self, request, head, site, pool, self._routes.observer, self._loop)
-        self._phase, self._exchange = Phase.EXCHANGE, exchange
+        self._phase, self._exchange = EXCHANGE, exchange
         self._deadline.clear()
         exchange.start()
-        if request.framing is not Framing.NONE and self._exchange is exchange:
+        if request.framing is not NONE and self._exchange is exchange:
             self._arm()
             self._read_body()
+
+    def _route(self, request: Request) -> tuple[str, UpstreamPool, bytes]:
+        """Ask the factory, unless the host is that of the last request."""
+        if request.host != self._routed_host or self._routed is None:
+            self._routed = self._routes.route(request.host, self._info)
+            self._routed_host = request.host
+        return self._routed
 
     def _wait_for_head(self) -> None:
         if self._parser.has_started and not self._has_head_begun:
@@ -208,7 +221,7 @@ class HttpProtocol(asyncio.Protocol):
         """See ClientSide."""
         framing = self._framing = client_framing(response, self._minor)
         # RFC 9112 9.6: with a request that is not read to its end the connection cannot go on.
-        if framing is Framing.UNTIL_CLOSE or not self._parser.is_complete or self._is_draining:
+        if framing is UNTIL_CLOSE or not self._parser.is_complete or self._is_draining:
             self._keeps = False
         head = response_head(response, framing, connection_line(self._minor, keeps=self._keeps))
         self._write([head, *body_bytes(framing, parts, is_complete=is_complete)])
@@ -218,13 +231,13 @@ class HttpProtocol(asyncio.Protocol):
     def respond_interim(self, response: Response) -> None:
         """See ClientSide (RFC 9110 15.2: never to HTTP/1.0)."""
         if self._minor:
-            self._write([response_head(response, Framing.NONE, b"")])
+            self._write([response_head(response, NONE, b"")])
             self._arm()
 
     def send_body(self, parts: list[bytes], is_complete: bool) -> None:
         """See ClientSide."""
-        if self._framing is Framing.CHUNKED:
-            parts = body_bytes(Framing.CHUNKED, parts, is_complete=is_complete)
+        if self._framing is CHUNKED:
+            parts = body_bytes(CHUNKED, parts, is_complete=is_complete)
         if parts:
             self._write(parts)
         if is_complete:
@@ -239,7 +252,7 @@ class HttpProtocol(asyncio.Protocol):
     def cut(self) -> None:
         """See ClientSide."""
         self._exchange = None
-        if self._framing is Framing.UNTIL_CLOSE:
+        if self._framing is UNTIL_CLOSE:
             # Only a reset tells such a client that the body is not whole.
             self._abort()
         else:
@@ -261,8 +274,8 @@ class HttpProtocol(asyncio.Protocol):
 
     def tunnel_opened(self, response: Response, rest: bytes) -> None:
         """See ClientSide."""
-        self._phase = Phase.TUNNEL
-        self._write([response_head(response, Framing.NONE, UPGRADE_LINES), rest])
+        self._phase = TUNNEL
+        self._write([response_head(response, NONE, UPGRADE_LINES), rest])
         self._arm()
         early = self._parser.take_rest()
         if early and self._exchange is not None:
@@ -284,7 +297,7 @@ class HttpProtocol(asyncio.Protocol):
     def drain(self) -> None:
         """Close when idle, else after the response under way. A tunnel goes on until its ends close it."""
         self._is_draining = True
-        if self._phase is Phase.IDLE and not self._parser.has_started:
+        if self._phase is IDLE and not self._parser.has_started:
             self._close()
 
     def abort(self) -> None:
@@ -297,7 +310,7 @@ class HttpProtocol(asyncio.Protocol):
         if not self._keeps or self._is_draining:
             self._end_connection()
             return
-        self._phase = Phase.IDLE
+        self._phase = IDLE
         self._has_head_begun = False
         self._deadline.set(self._config.keepalive_timeout_s)
         if self._is_held:
@@ -316,20 +329,20 @@ class HttpProtocol(asyncio.Protocol):
         if self._parser.is_complete and not self._parser.buffered and not self._parser.has_failed:
             self._close()
             return
-        self._phase = Phase.LINGER
+        self._phase = LINGER
         self.go_on()
         self._deadline.set(self._config.linger_timeout_s)
         if self._wire is not None:
             self._wire.end_writing()
 
     def _close(self) -> None:
-        self._phase = Phase.CLOSING
+        self._phase = CLOSING
         if self._wire is not None:
             self._wire.close()
         self._arm()
 
     def _abort(self) -> None:
-        self._phase = Phase.CLOSING
+        self._phase = CLOSING
         if self._wire is not None:
             self._wire.abort()
 
@@ -351,12 +364,12 @@ class HttpProtocol(asyncio.Protocol):
     def _arm(self) -> None:
         """Set the deadline that fits the phase; IDLE and LINGER have theirs set when they begin."""
         phase, wire, exchange = self._phase, self._wire, self._exchange
-        if wire is None or phase is Phase.IDLE or phase is Phase.LINGER:
+        if wire is None or phase is IDLE or phase is LINGER:
             return
-        if self._is_blocked or phase is Phase.CLOSING:
+        if self._is_blocked or phase is CLOSING:
             wire.note_progress()
             self._deadline.set(self._config.send_timeout_s)
-        elif phase is Phase.TUNNEL and exchange is not None:
+        elif phase is TUNNEL and exchange is not None:
             self._deadline.set(exchange.tunnel_timeout_s)
         elif exchange is not None and not (self._parser.is_complete or self._is_held or exchange.awaits_continue):
             self._deadline.set(self._config.body_timeout_s)
@@ -367,15 +380,15 @@ class HttpProtocol(asyncio.Protocol):
         phase, wire = self._phase, self._wire
         if wire is None:
             return
-        if (self._is_blocked or phase is Phase.CLOSING) and phase not in (Phase.IDLE, Phase.LINGER):
+        if (self._is_blocked or phase is CLOSING) and phase not in (IDLE, LINGER):
             if wire.has_progressed:
                 self._arm()
             else:
                 self.abort()
-        elif phase is Phase.IDLE and self._has_head_begun:
+        elif phase is IDLE and self._has_head_begun:
             self._keeps = False
             self._refuse_head(_timeout("the request's head did not arrive in time"))
-        elif phase is Phase.EXCHANGE and self._exchange is not None:
+        elif phase is EXCHANGE and self._exchange is not None:
             self._keeps = False
             self._exchange.client_failed(_timeout("the request's body did not arrive in time"))
         else:

@@ -15,11 +15,7 @@ _VALUE = rb"[\t -~\x80-\xff]*+"
 _REQUEST_LINE = re.compile(rb"(" + TOKEN + rb") ([!-~]++) HTTP/([0-9])\.([0-9])\r\n")
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9][0-9])(?: (" + _VALUE + rb"))?\r\n")
 _BLOCK = re.compile(rb"(?:" + TOKEN + rb":" + _VALUE + rb"\r\n)*+\r\n")
-_FIELDS = re.compile(rb"(([^:\r\n]++):[ \t]*+([^\r]*+)\r\n)")
 _BAD_BYTE = re.compile(rb"\x00|\r(?=[^\n])|(?<!\r)\n")
-
-Field = tuple[bytes, bytes, bytes]
-"""The whole line with its CRLF, the name as sent, the value without white space around it."""
 
 HEAD_END = b"\r\n\r\n"
 MAX_EMPTY_LINES = 2
@@ -127,15 +123,11 @@ def parse_status_line(head: bytes) -> tuple[int, int, bytes, int]:
     return int(minor), int(status), reason or b"", match.end()
 
 
-def parse_fields(head: bytes, start: int) -> list[Field]:
-    """Return the fields from `start` to the end of `head`. Raises SyntaxProblem (RFC 9112 5)."""
+def check_fields(head: bytes, start: int) -> None:
+    """Check the fields from `start` to the end of `head`. Raises SyntaxProblem (RFC 9112 5)."""
     block = _BLOCK.match(head, start)
     if block is None or block.end() != len(head):
         raise SyntaxProblem(_explain(head, start))
-    fields: list[Field] = _FIELDS.findall(head, start)
-    if b" \r\n" in head or b"\t\r\n" in head:
-        return [(line, name, value.rstrip(b" \t")) for line, name, value in fields]
-    return fields
 
 
 def is_field_line(line: bytes) -> bool:
