@@ -67,6 +67,7 @@ class EdgeConnection(asyncio.Protocol):
         "_tcp",
         "_transport",
         "_unsent_bytes",
+        "__weakref__",
     )
 
     def __init__(self, listener: EdgeListener) -> None:

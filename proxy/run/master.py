@@ -236,7 +236,7 @@ class Master:
             for fd in (self._life_write, self._wake_read, self._wake_write):
                 os.close(fd)
             self._close_others_sockets(place)
-            name_process(f"sealgate-{place.slot.replace('worker-', 'w')}")
+            name_process(f"sealgate-{place.slot.replace('worker-', 'w').replace('control', 'ctl')}")
             code = run_control(place) if place.control is not None else run_worker(place)
         except BaseException:
             traceback.print_exc()
