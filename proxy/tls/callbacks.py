@@ -92,8 +92,12 @@ def resume_step(runner: Runner, signature: bytes | None = None) -> int | Signatu
     """Switch in with what the step waits for; returns as `start_step` does. A step's end frees the runner."""
     runner.caller = greenlet.getcurrent()
     outcome: int | SignatureWanted = runner.switch(signature) if runner else runner.switch()
-    if runner.chooser is None and len(_pool.idle) < MAX_IDLE:
-        _pool.idle.append(runner)
+    if runner.chooser is None:
+        if len(_pool.idle) < MAX_IDLE:
+            _pool.idle.append(runner)
+        else:
+            # Its frame refers to itself, so dropping it would leak it with its stack: let it run to its end.
+            runner.switch()
     return outcome
 
 
