@@ -33,12 +33,14 @@ def init_vault(
     """Make a new, empty vault. Without a file it asks for a passphrase at the terminal."""
     from hsm.backends.vault import VaultError
     from hsm.store.errors import StoreError
+    from hsm.store.files import check_private_folder
     from hsm.store.store import Store
 
     _check_options(passphrase_file, key_file, generate)
     try:
         if store.exists():
             raise _Refused(f"{store} exists already; a store is never overwritten")
+        check_private_folder(store.parent)  # before a key file is made that would be left behind
         unlock = _unlock(passphrase_file, key_file, generate)
         Store.create(store, unlock).close()
     except (VaultError, StoreError, _Refused) as error:
@@ -67,7 +69,11 @@ def _unlock(passphrase_file: Path | None, key_file: Path | None, generate: bool)
         return master_key.create_key_file(key_file) if generate else master_key.key_file(key_file)
     if passphrase_file is not None:
         return master_key.passphrase_from_file(passphrase_file)
-    if not sys.stdin.isatty():
+    if not _is_terminal():
         raise _Refused("give --passphrase-file or --key-file; a passphrase can be typed at a terminal only")
     typed: str = typer.prompt("Passphrase", hide_input=True, confirmation_prompt=True)
     return master_key.passphrase(typed.encode())
+
+
+def _is_terminal() -> bool:
+    return sys.stdin.isatty()
