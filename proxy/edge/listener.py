@@ -41,8 +41,9 @@ class EdgeListener:
         self._emptied: asyncio.Event | None = None
 
     async def start(self, bound: socket.socket, backlog: int) -> None:
-        """Accept on `bound`. It stays the caller's: a duplicate is used. TCP_NODELAY is set by the event loop."""
+        """Accept on `bound`. It stays the caller's: a duplicate is used."""
         own = bound.dup()
+        own.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # accepted connections inherit it
         own.setblocking(False)
         self._server = await self.loop.create_server(lambda: EdgeConnection(self), sock=own, backlog=backlog)
 
