@@ -41,7 +41,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for program
 KeyArgument = Annotated[str, typer.Argument(metavar="KEY", help="The key's label or its SKI in hex.")]
 OutOption = Annotated[Path | None, typer.Option("--out", "-o", help="File to write; default: standard output.")]
 SubjectOption = Annotated[str, typer.Option(help='Subject, such as "CN=www.example.com,O=Example".')]
-NamesOption = Annotated[list[str] | None, typer.Option("--name", "-n", help="DNS name or IP address; may be repeated.")]
+NamesOption = Annotated[list[str] | None, typer.Option("--name", "-n", help="DNS name or IP address; one at least.")]
 
 
 @key_app.command()
@@ -149,7 +149,7 @@ def _clear_errors() -> Iterator[None]:
     try:
         yield
     except (ManagementProblem, ConfigError) as error:
-        _fail(str(error), EXIT_USAGE if isinstance(error, ConfigError) else EXIT_FAILED)
+        _fail(str(error), EXIT_FAILED)
 
 
 def _fail(sentence: str, status: int) -> None:
@@ -168,7 +168,7 @@ def _read(file: Path) -> str:
         return file.read_text()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not text"
-        _fail(f"can't read {file}: {reason}", EXIT_USAGE)
+        _fail(f"can't read {file}: {reason}", EXIT_FAILED)
         raise
 
 

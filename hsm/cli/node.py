@@ -13,7 +13,6 @@ node_app = typer.Typer(
     name="node", help="Run and check HSM nodes.", no_args_is_help=True, pretty_exceptions_show_locals=False
 )
 
-EXIT_CONFIG = 2
 EXIT_FAILED = 1
 
 ConfigOption = Annotated[Path, typer.Option("--config", "-c", help="The node's config file.")]
@@ -46,10 +45,7 @@ def _clear_errors() -> Iterator[None]:
 
     try:
         yield
-    except ConfigError as error:
-        typer.echo(str(error), err=True)
-        raise typer.Exit(EXIT_CONFIG) from None
-    except ListenError as error:
+    except (ConfigError, ListenError) as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(EXIT_FAILED) from None
     except Exception as error:

@@ -31,7 +31,7 @@ class AccessRule:
 
     def covers_client(self, identity: str) -> bool:
         """Whether the rule speaks of this client. Case counts."""
-        return fnmatchcase(identity, self.client)
+        return _matches(identity, self.client)
 
     def covers_key(self, key: KeyEntry) -> bool:
         """Whether the rule speaks of this key, by label glob or by SKI."""
@@ -47,7 +47,12 @@ class AccessRule:
 def _key_matches(pattern: str, key: KeyEntry) -> bool:
     if pattern.startswith(SKI_PREFIX):
         return pattern[len(SKI_PREFIX) :].lower() == key.ski.hex()
-    return fnmatchcase(key.label, pattern)
+    return _matches(key.label, pattern)
+
+
+def _matches(text: str, glob: str) -> bool:
+    """Whether the whole text fits. Only `*` and `?` are special: identities may hold brackets (RFC 3986 3.2.2)."""
+    return fnmatchcase(text, glob.replace("[", "[[]"))
 
 
 def rule_problems(rule: AccessRule) -> Iterator[tuple[str, str]]:

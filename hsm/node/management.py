@@ -269,8 +269,8 @@ class Management:
 
 def _subject(body: CsrBody) -> str:
     """What is certified is the names; the subject repeats the first one unless told otherwise."""
-    if not body.subject and not body.names:
-        raise _Refused(400, "give a subject, or at least one name")
+    if not body.names:
+        raise _Refused(400, "give at least one name: clients look at the names, not at the subject")
     return body.subject or f"CN={body.names[0]}"
 
 

@@ -56,6 +56,12 @@ def test_clients_match_by_glob_and_are_known_by_the_pattern() -> None:
     assert grants.decide(WWW.ski, Scheme.ECDSA_SHA384).is_allowed
 
 
+def test_brackets_are_nothing_special() -> None:
+    rule = AccessRule("https://[::1]/?", ("*",))
+    assert rule.covers_client("https://[::1]/a")
+    assert not rule.covers_client("https://:/a")
+
+
 def test_schemes_are_limited_per_rule_and_rules_add_up() -> None:
     rules = (AccessRule(PROXY, ("*",), ("ecdsa_sha256",)), AccessRule(PROXY, ("www-rsa",), ("rsa_pss_sha256",)))
     grants = listed(*rules).grants_for(PROXY)

@@ -50,9 +50,9 @@ def test_the_sample_says_what_the_defaults_are() -> None:
     config = strict_toml.load(SAMPLE, NodeConfig)
     least = strict_toml.parse(
         '[node]\nname = "node-1"\n[listen]\naddress = "127.0.0.1:2407"\n'
-        '[tls]\nca = "pki/ca.pem"\ncertificate = "pki/node-1.pem"\nprivate_key = "pki/node-1.key"\n'
+        '[tls]\nca = "certs/ca.pem"\ncertificate = "certs/node-1.pem"\nprivate_key = "certs/node-1.key"\n'
         '[backend]\nstore = "vault.db"\nkey_file = "vault.key"\n[management]\nsocket = "node-1.sock"\n'
-        '[[access]]\nclient = "spiffe://sealgate.local/proxy"\nkeys = ["*"]\n',
+        '[[access]]\nclient = "sealgate://proxy/dev"\nkeys = ["*"]\n',
         NodeConfig,
         "least",
     )

@@ -1,0 +1,100 @@
+"""A node that gets SIGTERM signs what it has taken, says that it drains, and ends well; nobody can read its memory."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hsm.wire.errors import ErrorCode
+from hsm.wire.messages import DrainingAnnounced, Failed, Signed
+from hsm.wire.schemes import KeyType, Scheme
+from tests.support.node import PATIENCE_S, Link, NodeHome, make_home, verify
+
+MANY = 600
+
+
+class Program:
+    """`sealgate node run`, and the ready line it printed."""
+
+    def __init__(self, process: asyncio.subprocess.Process, ready: dict[str, Any]) -> None:
+        self.process, self.ready = process, ready
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> NodeHome:
+    return make_home(tmp_path, (KeyType.P256, KeyType.RSA_2048))
+
+
+@pytest.fixture
+async def node(home: NodeHome) -> AsyncIterator[Program]:
+    command = (sys.executable, "-m", "hsm", "node", "run", "--config", str(home.write_config()))
+    process = await asyncio.create_subprocess_exec(*command, stderr=subprocess.PIPE)
+    assert process.stderr is not None
+    line = await asyncio.wait_for(process.stderr.readline(), 20)
+    ready = json.loads(line)
+    assert ready["event"] == "node_ready", line
+    yield Program(process, ready)
+    if process.returncode is None:
+        process.kill()
+    await process.wait()
+
+
+async def test_what_was_taken_is_signed_and_the_exit_is_clean(node: Program, home: NodeHome) -> None:
+    link = await Link.open(node.ready["address"], home.identity("proxy"))
+    await link.greet()
+    ski, public = home.keys["www-rsa-2048"]
+    asked = [link.sign(ski, Scheme.RSA_PSS_SHA256, b"x") for _ in range(MANY)]
+    link.flush()
+    # All travel in one record: when the first is answered, all have been taken.
+    assert isinstance(await link.answer(asked[0]), Signed)
+    node.process.send_signal(signal.SIGTERM)
+    while not any(isinstance(event, DrainingAnnounced) for event in link.events):
+        assert await link.receive()
+    late = link.sign(home.ski("www-p256"), Scheme.ECDSA_SHA256, b"x")
+    link.flush()
+    refused = await link.answer(late)
+    assert isinstance(refused, Failed)
+    assert refused.code is ErrorCode.DRAINING
+    for request_id in asked:
+        answer = await link.answer(request_id)
+        assert isinstance(answer, Signed)
+        verify(public, Scheme.RSA_PSS_SHA256, answer.signature, b"x")
+    with pytest.raises(ConnectionError):
+        await Link.open(node.ready["address"], home.identity("proxy"))
+    assert await asyncio.wait_for(node.process.wait(), PATIENCE_S) == 0
+    assert not Path(node.ready["management"]).exists()
+    await link.close()
+
+
+async def test_an_idle_node_ends_at_once_on_sigint(node: Program) -> None:
+    node.process.send_signal(signal.SIGINT)
+    assert await asyncio.wait_for(node.process.wait(), PATIENCE_S) == 0
+
+
+async def test_the_process_writes_no_core_and_gains_no_privileges(node: Program) -> None:
+    folder = Path(f"/proc/{node.process.pid}")
+    assert re.search(r"^Max core file size\s+0\s+0\s", (folder / "limits").read_text(), re.MULTILINE)
+    assert "NoNewPrivs:\t1" in (folder / "status").read_text()
+
+
+def test_the_process_is_not_dumpable_before_it_opens_its_keys(home: NodeHome) -> None:
+    probe = (
+        "import ctypes, pathlib, sys\n"
+        "from hsm.node import app\n"
+        "async def serve(config, base_dir):\n"
+        "    print(ctypes.CDLL(None).prctl(3))\n"  # PR_GET_DUMPABLE
+        "app._serve = serve\n"
+        "app.run(pathlib.Path(sys.argv[1]))\n"
+    )
+    command = [sys.executable, "-c", probe, str(home.write_config())]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    assert (result.stdout, result.stderr) == ("0\n", "")

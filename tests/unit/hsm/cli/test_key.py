@@ -1,0 +1,172 @@
+"""`sealgate key` against a node in the same process."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat
+from structlog.testing import capture_logs
+from typer.testing import CliRunner, Result
+
+from hsm.cli.key import NewKeyType, key_app
+from hsm.cli.management_client import ManagementProblem, call, key_path, socket_of
+from hsm.node.app import Node
+from hsm.node.config import load_config
+from hsm.wire.schemes import KeyType
+from tests.support import pki
+from tests.support.node import NodeHome, make_home
+
+
+class Shell:
+    """Runs commands beside the event loop in which the node serves."""
+
+    def __init__(self, home: NodeHome, config: Path) -> None:
+        self.home, self.config = home, config
+
+    async def run(self, *arguments: str, stdin: str | None = None) -> Result:
+        command = [*arguments, "--config", str(self.config)]
+        return await asyncio.to_thread(CliRunner().invoke, key_app, command, input=stdin)
+
+    async def json(self, *arguments: str) -> dict[str, object]:
+        result = await self.run(*arguments, "--json")
+        assert result.exit_code == 0, result.output
+        found: dict[str, object] = json.loads(result.stdout)
+        return found
+
+
+@pytest.fixture
+async def shell(tmp_path: Path) -> AsyncIterator[Shell]:
+    home = make_home(tmp_path)
+    config = home.write_config()
+    node = Node(load_config(config), home.path)
+    with capture_logs():  # the node's lines are not the commands' output
+        await node.start()
+        yield Shell(home, config)
+        await node.stop()
+
+
+async def test_a_key_is_made_listed_shown_and_destroyed(shell: Shell) -> None:
+    made = await shell.json("generate", "www-new", "--type", "ed25519")
+    assert made["type"] == "ed25519"
+    shown = await shell.run("show", "www-new")
+    assert f"ski:      {made['ski']}" in shown.stdout
+    assert "made here" in shown.stdout
+    assert "-----BEGIN PUBLIC KEY-----" in shown.stdout
+    listed = await shell.run("list")
+    for word in ("Label", "www-new", "ed25519", str(made["ski"])):
+        assert word in listed.stdout
+    refused = await shell.run("destroy", "www-new")
+    assert (refused.exit_code, refused.stderr) == (2, "destroying 'www-new' can't be undone; add --yes to do it\n")
+    gone = await shell.run("destroy", "www-new", "--yes")
+    assert gone.stdout == f"destroyed www-new ({made['ski']})\n"
+    assert "www-new" not in (await shell.run("list", "--json")).stdout
+
+
+async def test_certificates_go_to_a_file_or_to_standard_output(shell: Shell, tmp_path: Path) -> None:
+    out = tmp_path / "out.pem"
+    result = await shell.run("csr", "www-p256", "--name", "a.example", "--name", "b.example", "--out", str(out))
+    assert (result.exit_code, result.stdout) == (0, "")
+    names = x509.load_pem_x509_csr(out.read_bytes()).extensions.get_extension_for_class(x509.SubjectAlternativeName)
+    assert names.value.get_values_for_type(x509.DNSName) == ["a.example", "b.example"]
+    result = await shell.run("self-sign", "www-p256", "--subject", "CN=a.example", "-n", "a.example", "--days", "2")
+    assert x509.load_pem_x509_certificate(result.stdout.encode()).subject.rfc4514_string() == "CN=a.example"
+    result = await shell.run("csr", "www-p256", "--name", "a.example", "--out", str(tmp_path / "no" / "x"))
+    assert (result.exit_code, result.stderr) == (1, f"can't write {tmp_path}/no/x: No such file or directory\n")
+
+
+async def test_a_key_is_imported_from_file_standard_input_and_with_a_password(shell: Shell, tmp_path: Path) -> None:
+    first, second = pki.make_ca("a").key, pki.make_ca("b").key
+    plain = tmp_path / "a.key"
+    plain.write_bytes(pki.make_ca("c").key_pem)
+    assert (await shell.json("import", "from-file", str(plain)))["imported"] is True
+    locked = first.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"hunter2")).decode()
+    (tmp_path / "locked.key").write_text(locked)
+    (tmp_path / "password").write_text("hunter2\n")
+    result = await shell.run(
+        "import", "locked", str(tmp_path / "locked.key"), "--password-file", str(tmp_path / "password")
+    )
+    assert result.exit_code == 0, result.output
+    assert "imported: imported" in result.stdout
+    result = await shell.run(
+        "import", "piped", "-", stdin=pki.Issued(pki.make_ca("d").certificate, second).key_pem.decode()
+    )
+    assert result.exit_code == 0, result.output
+    assert "imported" in (await shell.run("list")).stdout
+
+
+async def test_a_wrong_password_is_one_sentence_without_it(shell: Shell, tmp_path: Path) -> None:
+    key = pki.make_ca("a").key
+    locked = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"right")).decode()
+    (tmp_path / "locked.key").write_text(locked)
+    result = await shell.run("import", "x", str(tmp_path / "locked.key"), "--ask-password", stdin="hunter2\n")
+    assert result.exit_code == 1
+    assert "hunter2" not in result.output
+    assert "Traceback" not in result.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["show", "none"], "the vault has no key 'none'"),
+        (["show", "a/../b?c#d"], "a/../b?c#d"),
+        (["generate", "mail"], "exists already; choose another label"),
+        (["generate", "a b"], "label"),
+        (["csr", "mail"], "give at least one name"),
+        (["import", "x", "/nonexistent.pem"], "can't read /nonexistent.pem: No such file or directory"),
+    ],
+)
+async def test_errors_are_one_clear_sentence(shell: Shell, arguments: list[str], message: str) -> None:
+    result = await shell.run(*arguments)
+    assert result.exit_code == 1
+    assert message in result.stderr
+    assert "Traceback" not in result.output
+    assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_without_a_node_it_is_said_who_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(key_app, ["list"])
+    assert (result.exit_code, result.stderr) == (1, "which node? Give --socket PATH or --config node.toml\n")
+    result = CliRunner().invoke(key_app, ["list", "--socket", "gone.sock"])
+    assert (result.exit_code, result.stderr) == (1, "there is no socket gone.sock; is the node running?\n")
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind("dead.sock")
+    result = CliRunner().invoke(key_app, ["list", "--socket", "dead.sock"])
+    assert (result.exit_code, result.stderr) == (1, "nobody listens on dead.sock; is the node running?\n")
+
+
+async def test_what_is_no_node_is_said(tmp_path: Path) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(10)
+        writer.write(b"SSH-2.0-nothing\r\n\r\n")
+        writer.close()
+
+    path = tmp_path / "other.sock"
+    server = await asyncio.start_unix_server(answer, path)
+    with pytest.raises(ManagementProblem, match=r"what answers at .*other\.sock is not a node"):
+        await asyncio.to_thread(call, path, "GET", "/keys")
+    server.close()
+    await server.wait_closed()
+
+
+def test_the_socket_comes_from_the_option_or_the_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = make_home(tmp_path).write_config("node-7")
+    assert socket_of(Path("x.sock"), config) == Path("x.sock")
+    assert socket_of(None, config) == tmp_path / "node-7.sock"
+    monkeypatch.chdir(tmp_path)
+    config.rename("node.toml")
+    assert socket_of(None, None) == tmp_path / "node-7.sock"
+
+
+def test_names_in_paths_are_quoted() -> None:
+    assert key_path("a/b?c", "csr") == "/keys/a%2Fb%3Fc/csr"
+
+
+def test_the_command_offers_every_type_that_can_be_made() -> None:
+    assert {type_.value for type_ in NewKeyType} == {type_.value for type_ in KeyType} - {KeyType.RSA_OTHER.value}

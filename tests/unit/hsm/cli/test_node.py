@@ -1,0 +1,69 @@
+"""`sealgate node`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from hsm.cli.node import node_app
+from hsm.node import app, check
+from hsm.shared.exposition import ListenError
+from tests.support.node import NodeHome, make_home
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> NodeHome:
+    # The test process must stay debuggable; tests/behaviour looks at the real program.
+    monkeypatch.setattr(check, "harden_process", lambda: None)
+    return make_home(tmp_path)
+
+
+def test_check_says_that_a_config_is_right(home: NodeHome) -> None:
+    path = home.write_config()
+    result = CliRunner().invoke(node_app, ["check", "--config", str(path)])
+    assert result.exit_code == 0
+    assert result.stdout == f"{path}: right; node 'node-1', 2 keys, 1 access rules\n"
+
+
+@pytest.mark.parametrize("command", ["check", "run"])
+def test_a_wrong_config_is_one_clear_message(home: NodeHome, command: str) -> None:
+    path = home.write_config(extra="[opps]\n")
+    result = CliRunner().invoke(node_app, [command, "--config", str(path)])
+    assert result.exit_code == 1
+    assert "opps: unknown key; did you mean 'ops'?" in result.stderr
+    assert "Traceback" not in result.output
+
+
+def test_a_missing_config_is_one_clear_message(tmp_path: Path) -> None:
+    result = CliRunner().invoke(node_app, ["run", "--config", str(tmp_path / "none.toml")])
+    assert result.exit_code == 1
+    assert "can't be read: No such file" in result.stderr
+
+
+def test_a_vault_that_does_not_open_is_one_clear_message(home: NodeHome) -> None:
+    path = home.write_config()
+    home.key_file.write_bytes(b"w" * 32)
+    result = CliRunner().invoke(node_app, ["check", "--config", str(path)])
+    assert result.exit_code == 1
+    assert result.stderr.startswith("can't open the vault: ")
+
+
+def test_an_address_in_use_is_one_clear_message(home: NodeHome, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_path: Path) -> None:
+        raise ListenError("can't listen on 127.0.0.1:1: in use")
+
+    monkeypatch.setattr(app, "run", refuse)
+    result = CliRunner().invoke(node_app, ["run", "--config", str(home.write_config())])
+    assert result.exit_code == 1
+    assert result.stderr == "can't listen on 127.0.0.1:1: in use\n"
+
+
+def test_programming_errors_are_not_hidden(home: NodeHome, monkeypatch: pytest.MonkeyPatch) -> None:
+    def crash(_path: Path) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(app, "run", crash)
+    result = CliRunner().invoke(node_app, ["run", "--config", str(home.write_config())])
+    assert isinstance(result.exception, ZeroDivisionError)
