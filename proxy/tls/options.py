@@ -31,6 +31,8 @@ _SESSION_ID_CONTEXT: Final = b"sealgate"
 _OP_PRIORITIZE_CHACHA: Final = 1 << 21
 """SSL_OP_PRIORITIZE_CHACHA (ssl.h), which pyOpenSSL does not name: clients without AES hardware get ChaCha20."""
 _VERSIONS: Final = {"1.2": SSL.TLS1_2_VERSION, "1.3": SSL.TLS1_3_VERSION}
+_TICKETS: Final = (0, 2)
+"""`SSL_CTX_set_num_tickets` is not in pyOpenSSL's cffi library, so OpenSSL's default is the only other number."""
 _PLAIN_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _SAFE_CIPHER: Final = re.compile(
     r"ECDHE-ECDSA-AES(128|256)-CCM|ECDHE-(ECDSA|RSA)-(AES128-GCM-SHA256|AES256-GCM-SHA384|CHACHA20-POLY1305)"
@@ -65,6 +67,9 @@ def check_options(tls: TlsConfig) -> list[OptionProblem]:
         ),
         *_check_protocols(tls.alpn),
     ]
+    if tls.tickets not in _TICKETS:
+        reason = f"{tls.tickets}: this OpenSSL can only be told to send {_TICKETS[1]} tickets, or none (0)"
+        problems.append(OptionProblem("tickets", reason))
     if tls.min_version > tls.max_version:
         reason = f"{tls.min_version} is above max_version {tls.max_version}"
         problems.append(OptionProblem("min_version", reason))
@@ -104,6 +109,8 @@ def _check_whole(scratch: SSL.Context, tls: TlsConfig) -> list[OptionProblem]:
 
 
 def _is_known_group(scratch: SSL.Context, name: str) -> bool:
+    if name.upper() == "DEFAULT":  # a list of OpenSSL's own choice, no group
+        return False
     is_known = bool(lib.SSL_CTX_set1_curves_list(scratch._context, name.encode()) == 1)
     forget_errors()
     return is_known

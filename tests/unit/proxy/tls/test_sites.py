@@ -68,11 +68,13 @@ def test_names_are_normalised(name: str, normal: str) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["", ".", "*", "*.", "a..b", "a.*.b", "www.*.com", "-a.com", "a-.com", "a b.com", "127.0.0.1", "::1", "a" * 64]
-    + ["a." * 127 + "aa", "f*.com", "x\0.com", "ü" * 64 + ".com"],
+    [
+        *["", ".", "*", "*.", "a..b", "a.*.b", "www.*.com", "-a.com", "a-.com", "a b.com", "f*.com", "x\0.com"],
+        *["127.0.0.1", "::1", "a" * 64, "a." * 127 + "aa", "ü" * 64 + ".com"],
+    ],
 )
 def test_what_is_no_name_is_refused(name: str) -> None:
-    with pytest.raises(ValueError, match="is not|cannot|longer|IP address"):
+    with pytest.raises(ValueError, match=r"is not|cannot|longer|IP address"):
         normalise_name(name)
 
 
@@ -88,7 +90,7 @@ def test_any_text_is_normalised_or_refused_and_found_or_not(text: str) -> None:
 
 
 def test_conflicts_are_errors() -> None:
-    with pytest.raises(ValueError, match="two sites have the name 'a.test'"):
+    with pytest.raises(ValueError, match=r"two sites have the name 'a\.test'"):
         SiteTable([SiteNames(("a.test",), False, "1"), SiteNames(("A.test.",), False, "2")])
     with pytest.raises(ValueError, match="more than one site"):
         SiteTable([SiteNames(("a.test",), True, "1"), SiteNames(("b.test",), True, "2")])
