@@ -236,8 +236,8 @@ class EdgeConnection(asyncio.Protocol):
             self._crashed(error)
         finally:
             self._is_pumping = False
-            if transport is not None:
-                transport.is_batching = False
+            if self._transport is not None:  # which this very round may have made
+                self._transport.is_batching = False
         self._send()
 
     def _handle(self, event: TlsEvent) -> None:
