@@ -144,10 +144,9 @@ async def start_cluster(
     keys: dict[str, list[FakeKey]] | None = None,
     plain: str = "",
     knows_public_key: bool = True,
-    wait: bool = True,
     **changes: Any,
 ) -> Cluster:
-    """Start nodes (one letter each) and a signer; `changes` go into the policy."""
+    """Start nodes (one letter each) and a signer that connects to them; `changes` go into the policy."""
     key = FakeKey.make()
     nodes = {name: FakeNode(name, link_pki, (keys or {}).get(name, [key]), is_plain=name in plain) for name in names}
     for node in nodes.values():
@@ -163,7 +162,4 @@ async def start_cluster(
         rng=Random(7),
     )
     await signer.start()
-    cluster = Cluster(nodes, signer, observer, key)
-    if wait:
-        await cluster.up(*names)
-    return cluster
+    return Cluster(nodes, signer, observer, key)

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
+import uvloop
 
 from tests.support.fake_node import LinkPki
 from tests.support.signing_cluster import Cluster, start_cluster
@@ -23,9 +24,12 @@ async def make_cluster(link_pki: LinkPki) -> AsyncIterator[Callable[..., Awaitab
     """Start clusters; at the end of the test they are stopped, and every job and attempt must have ended once."""
     clusters: list[Cluster] = []
 
-    async def make(*args: Any, **changes: Any) -> Cluster:
-        clusters.append(await start_cluster(link_pki, *args, **changes))
-        return clusters[-1]
+    async def make(names: str = "abc", *, wait: bool = True, **changes: Any) -> Cluster:
+        cluster = await start_cluster(link_pki, names, **changes)
+        clusters.append(cluster)
+        if wait:
+            await cluster.up(*names)
+        return cluster
 
     yield make
     for cluster in clusters:
@@ -34,3 +38,8 @@ async def make_cluster(link_pki: LinkPki) -> AsyncIterator[Callable[..., Awaitab
             await node.kill()
         cluster.observer.check_balance()
     await asyncio.sleep(0.02)  # transports that were just closed get their turn to go
+
+
+def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> dict[str, Any]:
+    """Workers run on uvloop, and its transports behave a little differently from asyncio's."""
+    return {"uvloop": uvloop.new_event_loop}
