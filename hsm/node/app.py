@@ -23,8 +23,9 @@ from hsm.node.management import Management
 from hsm.node.metrics import NodeMetrics
 from hsm.node.notify import READY, STOPPING, notify
 from hsm.node.observe import NodeStatus
+from hsm.node.requests import ServiceLimits
 from hsm.node.server import Server
-from hsm.node.service import Service, ServiceLimits
+from hsm.node.service import Service
 from hsm.shared import logs
 from hsm.shared.exposition import Health, Running, ops_app, serve
 from hsm.shared.hardening import harden_process

@@ -50,7 +50,7 @@ class ListenConfig(Strict, frozen=True, kw_only=True):
     """host:port, or [ipv6]:port; port 0 lets the kernel choose (the ready line names it)."""
     backlog: Count = 128
     max_connections: Count = 1024
-    """Open connections; further ones are closed at once."""
+    """Open connections. When there are more, those still in their handshake give way, then new ones are closed."""
     max_in_flight_per_connection: Count = 1024
     """Unanswered requests on one connection; further ones are answered busy."""
     handshake_timeout_s: Seconds = 10.0

@@ -8,6 +8,7 @@ are looked at by the server's sweep (`overdue`), so a connection needs no timers
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import TYPE_CHECKING, cast
 
 from hsm.node.channel import ChannelError, TlsChannel
@@ -17,8 +18,8 @@ from hsm.wire.errors import ErrorCode, WireError
 from hsm.wire.session import Cancelled, KeysRequested, ServerSession, SignRequested
 
 if TYPE_CHECKING:
+    from hsm.node.requests import Client
     from hsm.node.server import Server
-    from hsm.node.service import Client
 
 HIGH_WATER_BYTES = 262_144
 SESSION_SLACK = 4096
@@ -70,7 +71,8 @@ class NodeConnection(asyncio.Protocol):
             self._fail(ConnectionEnd.TLS if was_connected else ConnectionEnd.HANDSHAKE_FAILED, str(error))
         except WireError as error:
             # The session may have a last answer, such as the version it speaks.
-            self._channel.send(self._session.data_to_send())
+            with contextlib.suppress(ChannelError):
+                self._channel.send(self._session.data_to_send())
             self._fail(ConnectionEnd.PROTOCOL, error.reason)
         else:
             self._server.flush_soon(self)
@@ -161,7 +163,8 @@ class NodeConnection(asyncio.Protocol):
     def close(self, reason: ConnectionEnd) -> None:
         """Orderly end: what was queued is still sent, then close_notify."""
         if self._end is None:
-            self.flush()
+            with contextlib.suppress(ChannelError):
+                self.flush()
             self._channel.close()
             self._finish(reason)
 

@@ -37,6 +37,8 @@ class ConnectionEnd(StrEnum):
 
     PEER_CLOSED = "peer_closed"
     REFUSED_FULL = "refused_full"
+    GAVE_WAY = "gave_way"
+    """It had not shown a certificate yet when the node was full and somebody else came."""
     HANDSHAKE_FAILED = "handshake_failed"
     HANDSHAKE_TIMEOUT = "handshake_timeout"
     IDLE = "idle"

@@ -50,6 +50,8 @@ class Server:
         self._log = get_logger("node")
         self._failure_lines = LineBudget()
         self._connections: set[NodeConnection] = set()
+        self._handshaking: dict[NodeConnection, None] = {}
+        """Those of them that have not shown a certificate yet, oldest first."""
         self._dirty: list[NodeConnection] = []
         self._listener: asyncio.Server | None = None
         self._sweep_timer: asyncio.TimerHandle | None = None
@@ -84,15 +86,24 @@ class Server:
     # what connections tell
 
     def opened(self, connection: NodeConnection) -> bool:
-        """A connection was made; False where there is no room for it."""
+        """A connection was made; False where there is no room for it.
+
+        Whoever is slow to show a certificate gives way first: strangers must not be able to keep proxies out.
+        """
         if len(self._connections) >= self.limits.max_connections:
-            return False
+            if not self._handshaking:
+                return False
+            oldest = next(iter(self._handshaking))
+            self._forget(oldest)
+            oldest.cut(ConnectionEnd.GAVE_WAY)
         self._connections.add(connection)
+        self._handshaking[connection] = None
         self._observer.connection_opened()
         return True
 
     def connected(self, connection: NodeConnection, identity: str, version: str, duration_s: float) -> None:
         """The peer's identity is verified."""
+        self._handshaking.pop(connection, None)
         self._observer.handshake_done(version, duration_s)
         self._log.info("client_connected", client=identity, peer=connection.peer, tls=version)
         if self.service.is_draining:
@@ -108,7 +119,7 @@ class Server:
 
     def closed(self, connection: NodeConnection, reason: ConnectionEnd) -> None:
         """A connection is gone."""
-        self._connections.discard(connection)
+        self._forget(connection)
         self._observer.connection_ended(reason)
 
     def flush_soon(self, connection: NodeConnection) -> None:
@@ -154,6 +165,10 @@ class Server:
 
     def _is_quiet(self) -> bool:
         return self.service.open_requests == 0 and not any(c.has_unsent_bytes for c in self._connections)
+
+    def _forget(self, connection: NodeConnection) -> None:
+        self._connections.discard(connection)
+        self._handshaking.pop(connection, None)
 
     async def _wait(self, is_done: Callable[[], bool], deadline: float) -> bool:
         while not is_done():

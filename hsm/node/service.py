@@ -11,18 +11,17 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Protocol
 
 from hsm.backends.base import Backend, BackendError
 from hsm.node.access import AccessList, AccessRule, ClientGrants, Decision, Denial
-from hsm.node.admission import Lane, Ticket, TicketState
+from hsm.node.admission import Lane, TicketState
+from hsm.node.line_budget import LineBudget
 from hsm.node.observe import UNKNOWN, LaneName, LaneStatus, NodeObserver, Outcome
+from hsm.node.requests import Client, Replies, ServiceLimits, SignTicket
 from hsm.node.threads import SigningThreads
 from hsm.shared.logs import get_logger
 from hsm.wire.errors import ErrorCode
 from hsm.wire.messages import KeyEntry
-from hsm.wire.schemes import Scheme
 from hsm.wire.session import SignRequested
 
 _OUTCOMES = {
@@ -33,69 +32,6 @@ _OUTCOMES = {
     ErrorCode.KEY_NOT_FOUND: Outcome.KEY_NOT_FOUND,
     ErrorCode.MALFORMED: Outcome.MALFORMED,
 }
-
-
-class Replies(Protocol):
-    """Where the answers for one connection go."""
-
-    def reply_signature(self, request_id: int, signature: bytes) -> None:
-        """The request succeeded."""
-
-    def reply_error(
-        self,
-        request_id: int,
-        code: ErrorCode,
-        detail: str = "",
-        retry_after_s: float | None = None,
-        queue_depth: int | None = None,
-    ) -> None:
-        """The request failed."""
-
-
-@dataclass(frozen=True, slots=True)
-class ServiceLimits:
-    """Bounds of a service; `AdmissionConfig` and `ListenConfig` document them."""
-
-    threads: int
-    queue: int
-    cheap_queue: int
-    max_in_flight_per_client: int
-    default_deadline_s: float
-    max_deadline_s: float
-    tick_budget_s: float
-
-
-class Client:
-    """One connection as the service sees it."""
-
-    __slots__ = ("epoch", "grants", "identity", "replies", "tickets")
-
-    def __init__(self, identity: str, replies: Replies, grants: ClientGrants, epoch: int) -> None:
-        self.identity = identity
-        self.replies = replies
-        self.grants = grants
-        self.epoch = epoch
-        self.tickets: dict[int, SignTicket] = {}
-
-
-class SignTicket(Ticket):
-    """A wanted signature on its way through a lane."""
-
-    __slots__ = ("client", "error", "key", "lane", "payload", "request_id", "scheme", "sign_s", "signature")
-
-    def __init__(
-        self, client: Client, request: SignRequested, key: KeyEntry, lane: Lane, arrived: float, deadline: float
-    ) -> None:
-        super().__init__(arrived, deadline)
-        self.client = client
-        self.request_id = request.request_id
-        self.scheme: Scheme = request.scheme
-        self.payload = request.payload
-        self.key = key
-        self.lane = lane
-        self.sign_s = 0.0
-        self.signature: bytes | None = None
-        self.error: BackendError | None = None
 
 
 class Service:
@@ -117,6 +53,7 @@ class Service:
         self._loop = loop
         self._clock = clock
         self._log = get_logger("node")
+        self._denial_lines = LineBudget()
         self._access = AccessList(rules)
         self._epoch = 0
         self._lane_of: dict[bytes, Lane] = {}
@@ -197,8 +134,22 @@ class Service:
         self._observer.request_ended(label, request.scheme, outcome)
         if decision.denial is not None and not is_unknown:
             self._observer.request_denied(client.grants.known_as or UNKNOWN, decision.denial)
+        self._log_denial(request, decision)
         code = ErrorCode.KEY_NOT_FOUND if is_unknown else ErrorCode.DENIED
         client.replies.reply_error(request.request_id, code, decision.sentence)
+
+    def _log_denial(self, request: SignRequested, decision: Decision) -> None:
+        left_out = self._denial_lines.take(self._clock())
+        if left_out is not None:
+            self._log.warning(
+                "request_denied",
+                client=decision.client,
+                key=decision.key.label if decision.key is not None else request.ski.hex(),
+                scheme=request.scheme.value,
+                reason=decision.denial.value if decision.denial is not None else "",
+                server_name=request.server_name,
+                left_out=left_out,
+            )
 
     def _refuse(self, client: Client, request: SignRequested, key: KeyEntry, code: ErrorCode, detail: str) -> None:
         self._observer.request_ended(key.label, request.scheme, _OUTCOMES[code])

@@ -13,8 +13,9 @@ from hsm.node.access import AccessRule
 from hsm.node.config import ListenConfig
 from hsm.node.connection import NodeConnection
 from hsm.node.observe import ConnectionEnd, NodeObserver
+from hsm.node.requests import ServiceLimits
 from hsm.node.server import Server
-from hsm.node.service import Service, ServiceLimits
+from hsm.node.service import Service
 from hsm.shared.mtls import client_context, server_context
 from hsm.wire.messages import KeyEntry, Signed
 from hsm.wire.schemes import KeyType, Scheme

@@ -17,8 +17,9 @@ from hsm.backends.vault import VaultBackend, open_store
 from hsm.node.access import AccessRule
 from hsm.node.config import ListenConfig
 from hsm.node.observe import ConnectionEnd, NodeObserver
+from hsm.node.requests import ServiceLimits
 from hsm.node.server import Server
-from hsm.node.service import Service, ServiceLimits
+from hsm.node.service import Service
 from hsm.shared.exposition import ListenError
 from hsm.shared.mtls import client_context, server_context
 from hsm.store.store import Store
@@ -321,6 +322,23 @@ async def test_too_many_connections_are_closed_at_once(start: Start) -> None:
     assert isinstance(await third.ask(EC.ski, Scheme.ECDSA_SHA256, b"x"), Signed)
     await first.close()
     await third.close()
+
+
+async def test_strangers_that_show_no_certificate_do_not_keep_proxies_out(start: Start) -> None:
+    node = await start(fake(), max_connections=3)
+    first = await node.link()
+    host, port = node.address.rsplit(":", 1)
+    strangers = [await asyncio.open_connection(host, int(port)) for _ in range(2)]
+    await until(lambda: node.server.open_connections == 3)
+    second = await node.link()
+    assert isinstance(await second.ask(EC.ski, Scheme.ECDSA_SHA256, b"x"), Signed)
+    assert isinstance(await first.ask(EC.ski, Scheme.ECDSA_SHA256, b"x"), Signed)
+    await until(lambda: node.ear.ends == {ConnectionEnd.GAVE_WAY: 1})
+    assert node.server.open_connections == 3
+    for _reader, writer in strangers:
+        writer.transport.abort()
+    await first.close()
+    await second.close()
 
 
 async def test_a_handshake_that_stalls_is_cut(start: Start) -> None:

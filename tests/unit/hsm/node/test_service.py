@@ -7,11 +7,13 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
 import pytest
+from structlog.testing import capture_logs
 
 from hsm.backends.base import BackendError
 from hsm.node.access import AccessRule, Denial
 from hsm.node.observe import LaneName, NodeObserver, Outcome
-from hsm.node.service import Client, Service, ServiceLimits
+from hsm.node.requests import Client, ServiceLimits
+from hsm.node.service import Service
 from hsm.wire.errors import ErrorCode
 from hsm.wire.messages import KeyEntry
 from hsm.wire.schemes import KeyType, Scheme
@@ -153,6 +155,16 @@ async def test_what_the_access_list_does_not_allow_is_denied_and_counted(play: P
     ]
     assert ("unknown", Outcome.KEY_NOT_FOUND) in play.ear.ended
     assert play.backend.signed == 0
+
+
+async def test_denials_are_logged_with_who_what_and_why_in_bounded_number(play: Play) -> None:
+    with capture_logs() as lines:
+        for _ in range(100):
+            play.ask(MAIL)
+    assert 1 <= len(lines) <= 20
+    assert lines[0]["event"] == "request_denied"
+    assert (lines[0]["client"], lines[0]["key"], lines[0]["reason"]) == (PROXY, "mail", "key_not_allowed")
+    assert len(play.answers.errors) == 100
 
 
 async def test_inventory_holds_only_what_the_client_may_use(play: Play) -> None:
