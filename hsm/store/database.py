@@ -17,6 +17,7 @@ from hsm.store import files
 from hsm.store.errors import StoreError, StoreReason, from_sqlite
 from hsm.store.master_key import WrappedKey
 from hsm.store.sealing import Place, SealedRecord
+from hsm.store.tally import Tally
 
 APPLICATION_ID = 0x5EA16A7E
 FORMAT = 1
@@ -27,7 +28,9 @@ CREATE TABLE header (
     id INTEGER PRIMARY KEY CHECK (id = 1),
     cluster_id BLOB NOT NULL,
     master_key BLOB NOT NULL,
-    revision INTEGER NOT NULL
+    revision INTEGER NOT NULL,
+    total BLOB NOT NULL,
+    seal BLOB NOT NULL
 ) STRICT;
 CREATE TABLE records (
     path TEXT PRIMARY KEY,
@@ -48,7 +51,7 @@ _SETTINGS = (
 )
 
 
-def create(path: Path, cluster_id: bytes, wrapped: WrappedKey) -> None:
+def create(path: Path, cluster_id: bytes, wrapped: WrappedKey, tally: Tally) -> None:
     """Make a new store file of mode 0600, whole or not at all. Raises StoreError; never overwrites."""
     folder = path.parent
     files.check_private_folder(folder)
@@ -57,7 +60,7 @@ def create(path: Path, cluster_id: bytes, wrapped: WrappedKey) -> None:
     draft = folder / f".{path.name}.{os.urandom(8).hex()}"
     files.create_private(draft, b"")
     try:
-        _fill(draft, cluster_id, wrapped)
+        _fill(draft, cluster_id, wrapped, tally)
         os.link(draft, path)  # unlike a rename it fails where somebody was faster
         files.sync_folder(folder)
     except FileExistsError:
@@ -69,15 +72,15 @@ def create(path: Path, cluster_id: bytes, wrapped: WrappedKey) -> None:
             leftover.unlink(missing_ok=True)
 
 
-def _fill(path: Path, cluster_id: bytes, wrapped: WrappedKey) -> None:
+def _fill(path: Path, cluster_id: bytes, wrapped: WrappedKey, tally: Tally) -> None:
     try:
         with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
             connection.execute("PRAGMA synchronous=FULL")
             connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
             connection.execute(f"PRAGMA user_version={FORMAT}")
             connection.executescript(_SCHEMA)
-            row = (cluster_id, msgspec.json.encode(wrapped))
-            connection.execute("INSERT INTO header VALUES (1, ?, ?, 0)", row)
+            row = (cluster_id, msgspec.json.encode(wrapped), tally.revision, tally.total, tally.seal)
+            connection.execute("INSERT INTO header VALUES (1, ?, ?, ?, ?, ?)", row)
             connection.execute("PRAGMA journal_mode=WAL")
     except sqlite3.Error as error:
         raise from_sqlite(path, error) from None
@@ -139,11 +142,15 @@ def read_revision(connection: sqlite3.Connection) -> int:
     return int(row[0]) if row else 0
 
 
-def read_rows(connection: sqlite3.Connection, prefix: str) -> Iterator[SealedRecord]:
-    """Rows whose path begins with `prefix`, in order of path, tombstones included."""
-    # A range over the primary key; "0" follows "/" in ASCII and prefixes end with "/".
-    query = f"SELECT {_COLUMNS} FROM records WHERE path >= ? AND path < ? ORDER BY path"
-    for row in connection.execute(query, (prefix, prefix[:-1] + "0")):
+def read_tally(connection: sqlite3.Connection) -> Tally | None:
+    """What the header says about the rows, unchecked; None where the header is gone."""
+    row = connection.execute("SELECT revision, total, seal FROM header WHERE id = 1").fetchone()
+    return Tally(*row) if row else None
+
+
+def read_rows(connection: sqlite3.Connection) -> Iterator[SealedRecord]:
+    """All rows in order of path, tombstones included."""
+    for row in connection.execute(f"SELECT {_COLUMNS} FROM records ORDER BY path"):
         yield _record(row)
 
 
@@ -160,9 +167,10 @@ def write_row(connection: sqlite3.Connection, sealed: SealedRecord) -> None:
     connection.execute("INSERT OR REPLACE INTO records VALUES (?, ?, ?, ?, ?, ?)", row)
 
 
-def write_revision(connection: sqlite3.Connection, revision: int) -> None:
-    """Set the store-wide revision."""
-    connection.execute("UPDATE header SET revision = ? WHERE id = 1", (revision,))
+def write_tally(connection: sqlite3.Connection, tally: Tally) -> None:
+    """Set the store-wide revision and what counts the rows."""
+    row = (tally.revision, tally.total, tally.seal)
+    connection.execute("UPDATE header SET revision = ?, total = ?, seal = ? WHERE id = 1", row)
 
 
 def _record(row: tuple[str, int, int, int, bytes, bytes]) -> SealedRecord:

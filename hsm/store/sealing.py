@@ -34,6 +34,11 @@ class Place:
     is_live: bool
     """False for a tombstone, which keeps the version of a deleted record."""
 
+    def encoded(self) -> bytes:
+        """Unambiguous bytes. Raises struct.error for numbers that no store has."""
+        path = self.path.encode("utf-8", "surrogateescape")
+        return _NUMBERS.pack(self.version, self.revision, self.is_live) + path
+
 
 @dataclass(frozen=True, slots=True)
 class SealedRecord:
@@ -68,5 +73,4 @@ class Sealer:
             raise StoreError(StoreReason.TAMPERED, sentence, record=path) from None
 
     def _associated_data(self, place: Place) -> bytes:
-        numbers = _NUMBERS.pack(place.version, place.revision, place.is_live)
-        return b"".join((_LABEL, self._cluster_id, numbers, place.path.encode("utf-8", "surrogateescape")))
+        return _LABEL + self._cluster_id + place.encoded()

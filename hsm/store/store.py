@@ -12,6 +12,7 @@ import contextlib
 import os
 import re
 import sqlite3
+import struct
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from hsm.store import database, master_key
 from hsm.store.errors import StoreError, StoreReason, from_sqlite
 from hsm.store.master_key import Unlock
 from hsm.store.sealing import Place, SealedRecord, Sealer
+from hsm.store.tally import Tallier, Tally
 
 MAX_VALUE_BYTES = 1024 * 1024
 DEFAULT_BUSY_TIMEOUT_S = 5.0
@@ -55,7 +57,8 @@ class Scan:
     """Give it to `has_changed`."""
     records: tuple[Record, ...]
     damaged: tuple[StoreError, ...]
-    """One error per record that was tampered with; the others are good."""
+    """One error per record that was tampered with; the others are good. Where rows were removed or put back whole,
+    one error without a record's name."""
 
     @property
     def revision(self) -> int:
@@ -91,6 +94,7 @@ class Store:
         self.cluster_id = cluster_id
         self._master_key = master
         self._sealer = Sealer(master, cluster_id)
+        self._tallier = Tallier(master, cluster_id)
         self._connection = connection
         self._lock = threading.RLock()
         self._is_open = True
@@ -100,8 +104,9 @@ class Store:
     def create(cls, path: Path, unlock: Unlock, *, busy_timeout_s: float = DEFAULT_BUSY_TIMEOUT_S) -> Store:
         """Make a new, empty store with a new master key, and open it. Raises StoreError; never overwrites."""
         cluster_id = os.urandom(database.CLUSTER_ID_BYTES)
-        wrapped = master_key.wrap(Secret(os.urandom(master_key.KEY_BYTES)), unlock, cluster_id)
-        database.create(path, cluster_id, wrapped)
+        master = Secret(os.urandom(master_key.KEY_BYTES))
+        wrapped = master_key.wrap(master, unlock, cluster_id)
+        database.create(path, cluster_id, wrapped, Tallier(master, cluster_id).empty())
         return cls.open(path, unlock, busy_timeout_s=busy_timeout_s)
 
     @classmethod
@@ -144,7 +149,7 @@ class Store:
         with self._reading():
             sealed = database.read_row(self._connection, path)
         if sealed is not None:
-            value = self._open(sealed)
+            value = self._sealer.open(sealed)
             if sealed.place.is_live:
                 return Record(path, sealed.place.version, value)
         raise StoreError(StoreReason.MISSING, f"there is no record {path!r}", record=path)
@@ -155,17 +160,22 @@ class Store:
             raise StoreError(StoreReason.INVALID, f"{prefix!r} is not a prefix; write one word and a slash")
         with self._reading(), self._transaction("DEFERRED"):
             state = self._state()
-            rows = list(database.read_rows(self._connection, prefix))
+            tally = database.read_tally(self._connection)
+            rows = list(database.read_rows(self._connection))
         records: list[Record] = []
         damaged: list[StoreError] = []
         for sealed in rows:
+            if not sealed.place.path.startswith(prefix):
+                continue
             try:
-                value = self._open(sealed, newest=state.revision)
+                value = self._sealer.open(sealed)
             except StoreError as error:
                 damaged.append(error)
                 continue
             if sealed.place.is_live:
                 records.append(Record(sealed.place.path, sealed.place.version, value))
+        if not damaged and not self._are_all(rows, tally):
+            damaged.append(self._rows_came_or_went())
         return Scan(state, tuple(records), tuple(damaged))
 
     def write(self, changes: Sequence[Change]) -> int:
@@ -176,20 +186,28 @@ class Store:
         for change in changes:
             _check_change(change)
         with self._reading(), self._transaction("IMMEDIATE"):
-            revision = database.read_revision(self._connection) + 1
+            tally = database.read_tally(self._connection)
+            if tally is None or not self._tallier.is_genuine(tally):
+                raise self._rows_came_or_went()
+            removed: list[Place] = []
+            added: list[Place] = []
             for change in changes:
-                database.write_row(self._connection, self._sealed(change, revision))
-            database.write_revision(self._connection, revision)
+                present, sealed = self._sealed(change, tally.revision + 1)
+                removed += [present.place] if present is not None else []
+                added.append(sealed.place)
+                database.write_row(self._connection, sealed)
+            tally = self._tallier.after(tally, removed, added)
+            database.write_tally(self._connection, tally)
         if any(isinstance(change, Delete) for change in changes):
             self._forget_old_pages()
-        return revision
+        return tally.revision
 
-    def _sealed(self, change: Change, revision: int) -> SealedRecord:
-        """The row that a change makes of the present one. Raises StoreError when it was made for another version."""
+    def _sealed(self, change: Change, revision: int) -> tuple[SealedRecord | None, SealedRecord]:
+        """The present row and the one that takes its place. Raises StoreError when it is not the expected version."""
         path = change.path
         present = database.read_row(self._connection, path)
         if present is not None:
-            self._open(present)  # a version number that was tampered with must not be built upon
+            self._sealer.open(present)  # a version number that was tampered with must not be built upon
         live_version = present.place.version if present is not None and present.place.is_live else 0
         if change.expected_version != live_version:
             if change.expected_version == 0:
@@ -197,13 +215,22 @@ class Store:
             raise StoreError(StoreReason.CONFLICT, f"record {path!r} was changed by somebody else", record=path)
         version = (present.place.version if present is not None else 0) + 1
         place = Place(path, version, revision, isinstance(change, Put))
-        return self._sealer.seal(place, change.value if isinstance(change, Put) else b"")
+        return present, self._sealer.seal(place, change.value if isinstance(change, Put) else b"")
 
-    def _open(self, sealed: SealedRecord, newest: int | None = None) -> bytes:
-        if newest is not None and sealed.place.revision > newest:
-            sentence = f"record {sealed.place.path!r} is newer than the store's header; the header was altered"
-            raise StoreError(StoreReason.TAMPERED, sentence, record=sealed.place.path)
-        return self._sealer.open(sealed)
+    def _are_all(self, rows: Sequence[SealedRecord], tally: Tally | None) -> bool:
+        """Whether the rows are what was written, none missing and none put back."""
+        if tally is None or not self._tallier.is_genuine(tally):
+            return False
+        try:
+            return self._tallier.counts(tally, (sealed.place for sealed in rows))
+        except struct.error:
+            return False
+
+    def _rows_came_or_went(self) -> StoreError:
+        sentence = (
+            f"{self.path}: records were removed or older ones put back outside of Sealgate; restore the newest backup"
+        )
+        return StoreError(StoreReason.TAMPERED, sentence)
 
     def _state(self) -> StoreState:
         """Changes with every commit: SQLite's counter tells of other connections, the revision of this one."""

@@ -127,9 +127,8 @@ def test_a_row_that_was_tampered_with_is_named_and_the_others_work(
     assert "'keys/a'" in str(scan.damaged[0])
     assert [record.value for record in scan.records] == [b"good"]
     assert store.get("keys/b").value == b"good"
-    if "revision = 99" not in statement:
-        with pytest.raises(StoreError, match="record 'keys/a' was altered"):
-            store.get("keys/a")
+    with pytest.raises(StoreError, match="record 'keys/a' was altered"):
+        store.get("keys/a")
     with pytest.raises(StoreError):
         store.write([Put("keys/a", b"3", 2), Put("keys/c", b"x", 0)])
     assert "keys/c" not in values(store)
@@ -151,11 +150,52 @@ def test_a_path_that_is_no_text_fails_alone(store: Store, store_path: Path) -> N
     assert len(scan.damaged) == 1
 
 
-def test_a_revision_that_was_set_back_is_noticed(store: Store, store_path: Path) -> None:
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE header SET revision = 0",
+        "UPDATE header SET revision = -1",
+        "UPDATE header SET total = zeroblob(32)",
+        "UPDATE header SET total = zeroblob(33)",
+        "UPDATE header SET total = x''",
+        "UPDATE header SET seal = zeroblob(32)",
+        "UPDATE header SET seal = x''",
+        "DELETE FROM header",
+    ],
+)
+def test_a_header_that_was_altered_is_noticed_and_not_built_upon(
+    statement: str, store: Store, store_path: Path
+) -> None:
     store.write([Put("keys/a", b"1", 0)])
-    altered(store_path, "UPDATE header SET revision = 0")
+    altered(store_path, statement)
+    scan = store.scan("keys/")
+    assert [record.value for record in scan.records] == [b"1"]
+    assert ["removed or older ones put back" in str(error) for error in scan.damaged] == [True]
+    with pytest.raises(StoreError, match="removed or older ones put back"):
+        store.write([Put("keys/b", b"1", 0)])
+
+
+def test_a_deleted_record_can_not_be_put_back_unnoticed(store: Store, store_path: Path) -> None:
+    store.write([Put("keys/a", b"1", 0), Put("keys/b", b"2", 0)])
+    with closing(sqlite3.connect(store_path)) as thief:
+        row = thief.execute("SELECT * FROM records WHERE path = 'keys/a'").fetchone()
+    store.write([Delete("keys/a", 1)])
+    with closing(sqlite3.connect(store_path)) as thief, thief:
+        thief.execute("REPLACE INTO records VALUES (?, ?, ?, ?, ?, ?)", row)
     (error,) = store.scan("keys/").damaged
-    assert "newer than the store's header" in str(error)
+    assert (error.reason, error.record) == (StoreReason.TAMPERED, "")
+    assert "older ones put back" in str(error)
+    store.write([Put("keys/c", b"3", 0), Put("keys/a", b"4", 1)])
+    assert len(store.scan("keys/").damaged) == 1, "writing on does not hide it"
+
+
+@pytest.mark.parametrize("path", ["keys/a", "labels/a"])
+def test_a_row_that_was_removed_is_noticed(path: str, store: Store, store_path: Path) -> None:
+    store.write([Put("keys/a", b"1", 0), Put("keys/b", b"2", 0), Put("labels/a", b"", 0)])
+    altered(store_path, f"DELETE FROM records WHERE path = '{path}'")
+    scan = store.scan("keys/")
+    assert "removed" in str(scan.damaged[0])
+    assert scan.records[-1].value == b"2"
 
 
 def test_a_wrong_passphrase_is_a_clear_error(store_path: Path) -> None:
