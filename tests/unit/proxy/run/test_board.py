@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import stat
+import time
+from collections.abc import Iterator
+
+import msgspec
+import pytest
+
+from proxy.run.board import STALE_S, Board, MasterReport, WorkerReport, is_fresh
+from proxy.run.cells import Family, Kind, Ledger, Snapshot, merge
+
+SERVED = Family(name="served_total", help="", kind=Kind.COUNTER)
+
+
+def report(incarnation: int, served: float = 0, slot: str = "worker-0") -> WorkerReport:
+    ledger = Ledger()
+    ledger.cells(SERVED)[()].value = served
+    return WorkerReport(
+        slot=slot,
+        incarnation=incarnation,
+        pid=1000 + incarnation,
+        generation=1,
+        at=time.monotonic(),
+        is_ready=True,
+        is_draining=False,
+        snapshot=ledger.snapshot(),
+    )
+
+
+@pytest.fixture
+def board() -> Iterator[Board]:
+    new = Board.create()
+    yield new
+    new.remove()
+
+
+def total(board: Board) -> float:
+    living, past = board.living_and_past()
+    merged = merge([SERVED], [each.snapshot for each in living], [past.snapshot])
+    return sum(value for _, value in merged.numbers["served_total"])
+
+
+def test_the_folder_is_private_and_goes_away(board: Board) -> None:
+    assert stat.S_IMODE(board.folder.stat().st_mode) == 0o700
+    board.publish_worker(report(1))
+    board.remove()
+    assert not board.folder.exists()
+    board.remove()
+
+
+def test_reports_are_replaced_and_read_in_order_of_forking(board: Board) -> None:
+    for incarnation in (10, 9, 2):
+        board.publish_worker(report(incarnation))
+    board.publish_worker(report(9, served=5))
+    assert [each.incarnation for each in board.workers()] == [2, 9, 10]
+    assert total(board) == 5
+
+
+def test_counts_of_the_dead_stay_and_their_files_go(board: Board) -> None:
+    board.publish_worker(report(1, served=3))
+    board.publish_worker(report(2, served=4))
+    board.bury(1, [SERVED])
+    assert [each.incarnation for each in board.workers()] == [2]
+    assert total(board) == 7
+    board.bury(2, [SERVED])
+    board.bury(3, [SERVED])  # died before it ever reported
+    assert total(board) == 7
+    assert [path.name for path in board.folder.iterdir()] == ["past"]
+
+
+def test_a_worker_is_not_counted_twice_while_it_is_being_buried(board: Board) -> None:
+    board.publish_worker(report(1, served=3))
+    copy = (board.folder / "worker-1").read_bytes()
+    board.bury(1, [SERVED])
+    (board.folder / "worker-1").write_bytes(copy)  # as a reader sees it between the two steps
+    assert total(board) == 3
+
+
+def test_what_can_not_be_read_is_absent(board: Board) -> None:
+    (board.folder / "worker-1").write_bytes(b"\xc1 not msgpack")
+    (board.folder / "worker-2.new").write_bytes(msgspec.msgpack.encode(report(2)))
+    assert board.workers() == []
+    assert board.master() is None
+    assert board.past().snapshot == Snapshot()
+
+
+def test_the_master_reports_too(board: Board) -> None:
+    wanted = MasterReport(
+        pid=1, version="1", generation=1, started="now", is_draining=False, slots=(), listeners=("127.0.0.1:1",)
+    )
+    board.publish_master(wanted)
+    assert board.master() == wanted
+
+
+def test_a_report_gets_stale() -> None:
+    assert is_fresh(report(1))
+    assert not is_fresh(msgspec.structs.replace(report(1), at=time.monotonic() - STALE_S))
