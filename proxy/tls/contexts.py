@@ -27,7 +27,7 @@ from proxy.tls.callbacks import ask_for_signature, set_alpn_callback, set_server
 from proxy.tls.certificates import LoadedCertificates, SiteCertificate, load_certificates
 from proxy.tls.openssl_errors import describe, forget_errors, take_errors
 from proxy.tls.options import apply_options, check_options
-from proxy.tls.problems import CertificateProblem, CertificateProblems, TlsProblem
+from proxy.tls.problems import CertificateProblem, CertificateProblems, OptionProblem, TlsProblem
 from proxy.tls.sites import SiteNames, SiteTable
 
 
@@ -63,7 +63,7 @@ class Contexts:
         return tuple(dict.fromkeys((one.ski, one.key_type) for one in self.certificates))
 
     def find(self, server_name: str) -> SiteContext | None:
-        """The site for a client's server name ("" for none), or None where the client must be refused."""
+        """The site for a client's `clean_server_name` ("" for none), or None where the client must be refused."""
         return self._sites.find(server_name)
 
     def choose_protocol(self, offered: bytes) -> Any:
@@ -110,11 +110,20 @@ def build_contexts(
     contexts = {site.name: _site_context(tls, loaded.by_site[site.name], problems) for site in sites}
     if problems:
         raise CertificateProblems(problems)
-    table = SiteTable(
-        (SiteNames(site.names, site.default, SiteContext(site.name, contexts[site.name])) for site in sites),
-        is_strict=tls.strict_sni,
-    )
+    table = _site_table(tls, sites, contexts)
     return Contexts(front, table, tls.alpn, loaded)
+
+
+def _site_table(
+    tls: TlsConfig, sites: Sequence[SiteConfig], contexts: dict[str, SSL.Context]
+) -> SiteTable[SiteContext]:
+    try:
+        return SiteTable(
+            (SiteNames(site.names, site.default, SiteContext(site.name, contexts[site.name])) for site in sites),
+            is_strict=tls.strict_sni,
+        )
+    except ValueError as error:
+        raise CertificateProblems([OptionProblem("sites", str(error))]) from None
 
 
 def _new_context(tls: TlsConfig) -> SSL.Context:

@@ -37,6 +37,7 @@ from proxy.tls.callbacks import Runner, SignatureWanted, resume_step, start_step
 from proxy.tls.contexts import Contexts, SiteContext
 from proxy.tls.events import HandshakeDone, NeedSignature, PeerClosed, Plaintext, TlsEvent, TlsFailed
 from proxy.tls.openssl_errors import describe, forget_errors, reason_of, take_errors
+from proxy.tls.sites import clean_server_name
 
 MAX_EARLY_BYTES: Final = 65_536
 """Ciphertext that may arrive while a signature is awaited. A well-behaved client sends none, or refused early data."""
@@ -198,8 +199,7 @@ class TlsEngine:
     def choose_site(self, server_name: bytes) -> bool:
         """Switch to the site that the client named; False where there is none for it."""
         assert self._endpoint is not None
-        # Latin-1 never fails; what is not a DNS name then matches no site.
-        self._server_name = server_name.decode("latin-1").lower().removesuffix(".")
+        self._server_name = clean_server_name(server_name)
         site = self._contexts.find(self._server_name)
         if site is None:
             self._cause = (TlsReason.UNKNOWN_SITE, "the client named no site of ours")
@@ -218,7 +218,7 @@ class TlsEngine:
         """
         assert self._endpoint is not None
         name = self._endpoint.session_name()
-        return name is None or self._contexts.find(name.lower().removesuffix(".")) is site
+        return name is None or self._contexts.find(clean_server_name(name)) is site
 
     def choose_protocol(self, offered: bytes) -> Any:
         """Our best protocol among the offered ones."""

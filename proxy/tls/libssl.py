@@ -24,9 +24,9 @@ MORE: Final = 4
 
 RECORD_BYTES: Final = 16384
 _SCRATCH_BYTES: Final = 16 * RECORD_BYTES
-WRITE_BYTES: Final = 4 * RECORD_BYTES
+WRITE_BYTES: Final = 2 * RECORD_BYTES
 """How much plaintext is encrypted before the ciphertext is taken out: bounds a connection's output buffer, which
-OpenSSL never shrinks."""
+OpenSSL never shrinks. Four records would be 10 % faster and cost an idle connection 87 KB instead of 44."""
 
 _SESSION_NAME_TAG: Final = 0xA6
 
@@ -106,8 +106,8 @@ class Endpoint:
     def _status(self, result: int) -> int:
         return _STATUS.get(lib.SSL_get_error(self._ssl, result), FAILED)
 
-    def session_name(self) -> str | None:
-        """The server name of the session that the client resumes ("" for none), or None where it resumes none.
+    def session_name(self) -> bytes | None:
+        """The server name of the session that the client resumes (b"" for none), or None where it resumes none.
 
         libssl has no getter that looks at the session rather than at the ClientHello, but its encoding has the name.
         """
@@ -116,7 +116,7 @@ class Endpoint:
         session = lib.SSL_get_session(self._ssl)
         size = lib.i2d_SSL_SESSION(session, ffi.NULL)
         if size <= 0:
-            return ""
+            return b""
         buffer = ffi.new("unsigned char[]", size)
         lib.i2d_SSL_SESSION(session, ffi.new("unsigned char **", buffer))
         return name_in_session(ffi.buffer(buffer, size)[:])
@@ -132,16 +132,16 @@ class Endpoint:
         )
 
 
-def name_in_session(encoded: bytes) -> str:
-    """The server name in a DER-encoded SSL_SESSION: the OCTET STRING behind tag [6], or ""."""
+def name_in_session(encoded: bytes) -> bytes:
+    """The server name in a DER-encoded SSL_SESSION: the OCTET STRING behind tag [6], or b""."""
     body, _ = _der_value(encoded, 0)
     at = 0
     while at < len(body):
         tag = body[at]
         value, at = _der_value(body, at)
         if tag == _SESSION_NAME_TAG:
-            return _der_value(value, 0)[0].decode("latin-1")
-    return ""
+            return _der_value(value, 0)[0]
+    return b""
 
 
 def _der_value(data: bytes, at: int) -> tuple[bytes, int]:

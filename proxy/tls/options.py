@@ -69,10 +69,10 @@ def check_options(tls: TlsConfig) -> list[OptionProblem]:
     ]
     if tls.tickets not in _TICKETS:
         reason = f"{tls.tickets}: this OpenSSL can only be told to send {_TICKETS[1]} tickets, or none (0)"
-        problems.append(OptionProblem("tickets", reason))
+        problems.append(OptionProblem("tls.tickets", reason))
     if tls.min_version > tls.max_version:
         reason = f"{tls.min_version} is above max_version {tls.max_version}"
-        problems.append(OptionProblem("min_version", reason))
+        problems.append(OptionProblem("tls.min_version", reason))
     return problems or _check_whole(scratch, tls)
 
 
@@ -80,20 +80,20 @@ def _check_names(
     option: str, names: Sequence[str], is_good: Callable[[str], bool], complaint: str
 ) -> list[OptionProblem]:
     problems = [
-        OptionProblem(option, f"{name[:80]!r}: {complaint}")
+        OptionProblem(f"tls.{option}", f"{name[:80]!r}: {complaint}")
         for name in names
         if not (_PLAIN_NAME.fullmatch(name) and is_good(name))
     ]
     repeated = sorted({name for name in names if names.count(name) > 1})
-    problems += [OptionProblem(option, f"{name!r} is given twice") for name in repeated]
+    problems += [OptionProblem(f"tls.{option}", f"{name!r} is given twice") for name in repeated]
     if not names:
-        problems.append(OptionProblem(option, "the list is empty; leave it out for the defaults"))
+        problems.append(OptionProblem(f"tls.{option}", "the list is empty; leave it out for the defaults"))
     return problems
 
 
 def _check_protocols(protocols: Sequence[str]) -> list[OptionProblem]:
     return [
-        OptionProblem("alpn", f"{protocol[:80]!r}: a protocol's name has 1 to 255 ASCII characters")
+        OptionProblem("tls.alpn", f"{protocol[:80]!r}: a protocol's name has 1 to 255 ASCII characters")
         for protocol in protocols
         if not (protocol.isascii() and 1 <= len(protocol) <= 255)
     ]
@@ -104,7 +104,7 @@ def _check_whole(scratch: SSL.Context, tls: TlsConfig) -> list[OptionProblem]:
     try:
         apply_options(scratch, tls)
     except (SSL.Error, ValueError) as error:
-        return [OptionProblem("(all)", f"OpenSSL refuses these options: {error}")]
+        return [OptionProblem("tls", f"OpenSSL refuses these options: {error}")]
     return []
 
 

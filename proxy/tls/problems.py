@@ -21,13 +21,13 @@ class CertificateProblem:
 
 @dataclass(frozen=True, slots=True)
 class OptionProblem:
-    """One thing that is wrong with the `[tls]` section."""
+    """One thing that is wrong with an option: `option` is its path in the config."""
 
     option: str
     reason: str
 
     def __str__(self) -> str:
-        return f"tls.{self.option}: {self.reason}"
+        return f"{self.option}: {self.reason}"
 
 
 TlsProblem: TypeAlias = CertificateProblem | OptionProblem

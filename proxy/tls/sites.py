@@ -16,6 +16,7 @@ MAX_SHOWN = 80
 """How much of a refused name an error repeats."""
 
 _LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
+_HOST = re.compile(rf"{_LABEL.pattern}(\.{_LABEL.pattern})*")
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
 
 T = TypeVar("T")
@@ -49,6 +50,15 @@ def _to_a_labels(name: str) -> str:
         raise ValueError(f"{name[:MAX_SHOWN]!r} cannot be written as an internationalised DNS name") from None
 
 
+def clean_server_name(sent: bytes) -> str:
+    """What a client sent as its server name, lower case and without a trailing dot; "" for what is no DNS name.
+
+    So nothing that a client made up reaches logs and nodes, and a senseless name counts like none.
+    """
+    name = sent.decode("latin-1").lower().removesuffix(".")
+    return name if len(name) <= MAX_NAME_BYTES and _HOST.fullmatch(name) else ""
+
+
 def is_covered(name: str, patterns: Iterable[str]) -> bool:
     """Tell whether one of a certificate's `patterns` covers `name`; all are normalised, `name` may be a wildcard.
 
@@ -68,7 +78,7 @@ class SiteNames(NamedTuple, Generic[T]):
 
 
 class SiteTable(Generic[T]):
-    """Finds what belongs to a server name. Built once; looking up does not change it."""
+    """Finds what belongs to a server name. Built once; looking up does not change it. Values are truthy."""
 
     def __init__(self, sites: Iterable[SiteNames[T]], *, is_strict: bool = False) -> None:
         """`is_strict`: clients without a known name get nothing, not even the default site.
@@ -94,13 +104,9 @@ class SiteTable(Generic[T]):
         table[key] = value
 
     def find(self, server_name: str) -> T | None:
-        """The site of a client that sent `server_name` ("" for none), or None where it must be refused."""
+        """The site of a client with this `clean_server_name` ("" for none), or None where it must be refused."""
         if server_name:
-            name = server_name.lower().removesuffix(".")
-            found = self._exact.get(name)
-            if found is None:
-                label, _, parent = name.partition(".")
-                found = self._wildcard.get(parent) if label else None
+            found = self._exact.get(server_name) or self._wildcard.get(server_name.partition(".")[2])
             if found is not None:
                 return found
         return None if self._is_strict or not self._default else self._default[0]

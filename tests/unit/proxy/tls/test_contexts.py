@@ -44,7 +44,7 @@ def test_site_keys_are_all_keys_once(contexts: Contexts) -> None:
 
 
 def test_sites_have_contexts_of_their_own(contexts: Contexts) -> None:
-    a, b = contexts.find("a.test"), contexts.find("B.test.")
+    a, b = contexts.find("a.test"), contexts.find("b.test")
     assert a is not None
     assert b is not None
     assert (a.name, b.name) == ("a.test", "b.test")
@@ -90,6 +90,15 @@ def test_options_alone_are_enough_to_fail(tmp_path: Path) -> None:
     site = SiteConfig(names=("a.test",), certificates=("a.pem",), upstream="web")
     with pytest.raises(CertificateProblems, match=r"^tls\.groups: 'nope': this OpenSSL has no such group$"):
         build_contexts(TlsConfig(groups=("nope",)), [site], tmp_path)
+
+
+def test_sites_that_contradict_each_other(tmp_path: Path) -> None:
+    with pytest.raises(CertificateProblems, match=r"^sites: two sites have the name 'a\.test'$"):
+        build_sites(tmp_path, [Served(("a.test",), (certificate(),)), Served(("b.test", "A.test"), (both(),))])
+
+
+def both() -> pki.Issued:
+    return certificate("p384", ("a.test", "b.test"))
 
 
 def test_a_reference_to_another_key_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -168,6 +168,18 @@ def test_one_byte_at_a_time(world: World) -> None:
     assert talk.run().done.version == "TLSv1.3"
 
 
+def test_a_hello_in_many_tiny_records(world: World) -> None:
+    talk = world.talk()
+    talk.client.step()
+    hello = talk.client.data_to_send()
+    body = hello[5:]
+    records = b"".join(hello[:3] + b"\x00\x01" + bytes((byte,)) for byte in body)
+    talk.engine.receive_data(records)
+    talk._handle(talk.engine.events())
+    talk.client.receive_data(talk.engine.data_to_send())
+    assert talk.run().done.version == "TLSv1.3"
+
+
 def test_several_hundred_handshakes_interleave(world: World) -> None:
     talks = [world.suspended() for _ in range(300)]
     for number, talk in enumerate(reversed(talks)):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
-from OpenSSL import SSL
+from OpenSSL import SSL, crypto
 
 from hsm.wire.schemes import Scheme
 from proxy.base.errors import TlsReason
@@ -158,6 +158,36 @@ def test_versions_are_as_configured(tmp_path: Path) -> None:
     one = talk(served, "a.test", maximum_version=TLS12)
     assert one.failed.reason is TlsReason.PROTOCOL_VERSION
     assert talk(served, "a.test").done.version == "TLSv1.3"
+
+
+def test_a_client_without_the_right_share_is_asked_again(tmp_path: Path) -> None:
+    served = build(tmp_path, TlsConfig(groups=("P-384", "P-256")))
+    one = talk(served, "b.test")
+    assert (one.done.group, one.done.site) == ("secp384r1", "b.test")
+
+
+@pytest.mark.parametrize("version", [TLS12, TLS13])
+@pytest.mark.parametrize("kind", ["p256", "rsa-2048", "none"])
+def test_client_certificates_do_not_mind_waiting(tmp_path: Path, version: ssl.TLSVersion, kind: str) -> None:
+    served = build(tmp_path)
+    site = served[0].find("b.test")
+    assert site is not None
+    store = site.context.get_cert_store()
+    assert store is not None
+    store.add_cert(crypto.X509.from_cryptography(ROOT.certificate))
+    served[0].front.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT)
+    context = client_context(ROOT, maximum_version=version)
+    if kind != "none":
+        identity = pki.issue(ROOT, ["client.test"], pki.shared_key(kind))
+        context.load_cert_chain(
+            pki.write_chain(tmp_path / "client.pem", identity), pki.write_key(tmp_path / "client.key", identity)
+        )
+    one = talk(served, "b.test", context)
+    if kind == "none":
+        assert one.failed.reason is TlsReason.BAD_RECORD
+        assert "peer did not return a certificate" in one.failed.detail
+    else:
+        assert one.done.site == "b.test"
 
 
 def test_ciphers_are_as_configured(tmp_path: Path) -> None:

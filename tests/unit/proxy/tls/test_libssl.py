@@ -101,6 +101,6 @@ def der(tag: int, value: bytes) -> bytes:
 @given(st.text("abc.-0", max_size=255), st.binary(max_size=400))
 def test_the_name_in_a_session(name: str, ticket: bytes) -> None:
     parts = [der(0x02, b"\x01"), der(0x04, b"key" * 16), der(0xAA, der(0x04, ticket))]
-    assert libssl.name_in_session(der(0x30, b"".join(parts))) == ""
+    assert libssl.name_in_session(der(0x30, b"".join(parts))) == b""
     parts.insert(2, der(0xA6, der(0x04, name.encode())))
-    assert libssl.name_in_session(der(0x30, b"".join(parts))) == name
+    assert libssl.name_in_session(der(0x30, b"".join(parts))) == name.encode()

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.tls.sites import SiteNames, SiteTable, is_covered, normalise_name
+from proxy.tls.sites import SiteNames, SiteTable, clean_server_name, is_covered, normalise_name
 
 
 def table(*, strict: bool = False, default: bool = True) -> SiteTable[str]:
@@ -39,7 +39,31 @@ def table(*, strict: bool = False, default: bool = True) -> SiteTable[str]:
     ],
 )
 def test_exact_wins_over_wildcard_wins_over_default(server_name: str, site: str) -> None:
-    assert table().find(server_name) == site
+    assert table().find(clean_server_name(server_name.encode())) == site
+
+
+@pytest.mark.parametrize(
+    ("sent", "clean"),
+    [
+        (b"A.Test.", "a.test"),
+        (b"_x.a-b.test", "_x.a-b.test"),
+        *[
+            (bad, "")
+            for bad in (b"", b".", b"a..b", b"*.a.test", b"a\r\nb", b"a b", b"\xff.test", b"-a.test", b"a" * 64)
+        ],
+        (b".".join([b"a"] * 127), ".".join(["a"] * 127)),
+        (b".".join([b"a"] * 128), ""),
+    ],
+)
+def test_what_clients_send_is_cleaned(sent: bytes, clean: str) -> None:
+    assert clean_server_name(sent) == clean
+
+
+@given(st.binary(max_size=300))
+def test_a_clean_name_stays_clean(sent: bytes) -> None:
+    clean = clean_server_name(sent)
+    assert clean_server_name(clean.encode()) == clean
+    assert clean.isprintable()
 
 
 @pytest.mark.parametrize("server_name", ["", "unknown.test", "a.b.example.com"])
