@@ -254,7 +254,9 @@ class HttpProtocol(asyncio.Protocol):
         self._exchange = None
         if self._framing is UNTIL_CLOSE:
             # Only a reset tells such a client that the body is not whole.
-            self._abort()
+            self._phase = CLOSING
+            if self._wire is not None:
+                self._wire.reset()
         else:
             self._close()
 

@@ -14,6 +14,7 @@ from typing import Protocol, cast
 from proxy.base.errors import HttpReason
 from proxy.config.schema import UpstreamConfig
 from proxy.http.problem import HttpProblem
+from proxy.http.progress import unsent_bytes
 from proxy.http.response import Response, ResponseParser
 from proxy.http.timer import MovingDeadline
 
@@ -63,7 +64,6 @@ class UpstreamConnection(asyncio.Protocol):
     """One TCP connection to one server."""
 
     __slots__ = (
-        "_buffered",
         "_config",
         "_deadline",
         "_has_answered",
@@ -77,6 +77,7 @@ class UpstreamConnection(asyncio.Protocol):
         "_receiver",
         "_response",
         "_transport",
+        "_unsent",
         "uses",
     )
 
@@ -90,7 +91,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._response: Response | None = None
         self._has_answered = self._is_blocked = self._is_closed = self._is_paused = False
         self._is_request_done = self._is_tunnel = False
-        self._buffered = 0
+        self._unsent = 0
         self.uses = 0
         """Requests that were sent on it."""
 
@@ -303,7 +304,7 @@ class UpstreamConnection(asyncio.Protocol):
         if self._is_tunnel:
             return
         if self._is_blocked:
-            self._buffered = self._write_buffer_size()
+            self._unsent = self._measure_unsent()
             self._deadline.set(self._config.idle_timeout_s)
         elif self._response is None and self._is_request_done:
             self._deadline.set(self._config.response_timeout_s)
@@ -312,8 +313,8 @@ class UpstreamConnection(asyncio.Protocol):
         else:
             self._deadline.clear()
 
-    def _write_buffer_size(self) -> int:
-        return self._transport.get_write_buffer_size() if self._transport is not None else 0
+    def _measure_unsent(self) -> int:
+        return unsent_bytes(self._transport) if self._transport is not None else 0
 
     def _deadline_passed(self) -> None:
         if self._is_closed:
@@ -321,7 +322,7 @@ class UpstreamConnection(asyncio.Protocol):
                 self._transport.abort()
         elif self._receiver is None:
             self.close()
-        elif self._is_blocked and self._write_buffer_size() < self._buffered:
+        elif self._is_blocked and self._measure_unsent() < self._unsent:
             self._arm()
         else:
             self._fail(HttpProblem(504, HttpReason.UPSTREAM_TIMEOUT, "the upstream did not answer in time"))

@@ -6,7 +6,12 @@ Knows no HTTP. Works on any asyncio.Transport. Never writes to a transport that 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import socket
+import struct
 from collections.abc import Sequence
+
+from proxy.http.progress import unsent_bytes
 
 WRITE_HIGH_WATER_BYTES = 256 * 1024
 """What may wait in the write buffer before the source of the bytes is paused."""
@@ -17,12 +22,12 @@ JOIN_BYTES = 16 * 1024
 class ClientWire:
     """The sending and pausing side of one client connection."""
 
-    __slots__ = ("_buffered", "_is_paused", "_transport")
+    __slots__ = ("_is_paused", "_transport", "_unsent")
 
     def __init__(self, transport: asyncio.Transport) -> None:
         self._transport = transport
         self._is_paused = False
-        self._buffered = 0
+        self._unsent = 0
         transport.set_write_buffer_limits(high=WRITE_HIGH_WATER_BYTES)
 
     @property
@@ -57,12 +62,12 @@ class ClientWire:
 
     def note_progress(self) -> None:
         """Remember how much is unsent, for `has_progressed`."""
-        self._buffered = self._transport.get_write_buffer_size()
+        self._unsent = unsent_bytes(self._transport)
 
     @property
     def has_progressed(self) -> bool:
         """Whether the client took something since `note_progress`."""
-        return self._transport.get_write_buffer_size() < self._buffered
+        return unsent_bytes(self._transport) < self._unsent
 
     def end_writing(self) -> None:
         """Tell the client that nothing follows, where the transport can, while it is still read."""
@@ -74,5 +79,13 @@ class ClientWire:
         self._transport.close()
 
     def abort(self) -> None:
-        """Close now, with a reset."""
+        """Close now; what is unsent is lost."""
+        self._transport.abort()
+
+    def reset(self) -> None:
+        """Close now, and so that the client cannot take it for an orderly end (RFC 9112 8)."""
+        sock = self._transport.get_extra_info("socket")
+        if sock is not None:
+            with contextlib.suppress(OSError):
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self._transport.abort()
