@@ -137,3 +137,25 @@ def test_key_files_are_32_random_private_bytes(tmp_path: Path) -> None:
 def test_unlocks_do_not_show_their_secret() -> None:
     assert "hunter2" not in repr(cheap(b"hunter2"))
     assert "hunter2" not in repr(KeyFile(Secret(b"hunter2" * 5)))
+
+
+@pytest.mark.parametrize(
+    ("header", "unlock"),
+    [
+        (
+            b'{"unlock":"passphrase","memory_kib":64,"passes":1,"lanes":1,"salt":"BwcHBwcHBwcHBwcHBwcHBw==",'
+            b'"nonce":"BwcHBwcHBwcHBwcH",'
+            b'"wrapped":"dWMhI7CSsw60qIA/i/1cNYn/OeVbVbsQ/6Cu5gKmdLb0GnnUBqCY8sCT7gTp0Je/"}',
+            cheap(b"correct horse"),
+        ),
+        (
+            b'{"unlock":"key-file","memory_kib":0,"passes":0,"lanes":0,"salt":"BwcHBwcHBwcHBwcHBwcHBw==",'
+            b'"nonce":"BwcHBwcHBwcHBwcH",'
+            b'"wrapped":"fkhZC/fbgIej+0WsgXdE1y9xLKldUTlYOBaQ1TTCTOx5rfXrAeF4PVVgbGEfxAbU"}',
+            KeyFile(Secret(bytes(32))),
+        ),
+    ],
+)
+def test_master_keys_that_the_first_format_wrapped_still_open(header: bytes, unlock: Passphrase | KeyFile) -> None:
+    wrapped = msgspec.json.decode(header, type=WrappedKey)
+    assert unwrap(wrapped, unlock, bytes(range(16))).reveal() == bytes(range(32))

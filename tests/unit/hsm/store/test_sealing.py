@@ -76,3 +76,9 @@ def test_nonces_are_fresh_and_nothing_shows_in_repr() -> None:
     assert len({record.nonce for record in sealed}) == 100
     assert "value" not in repr(sealed[0])
     assert "mmmm" not in repr(SEALER)
+
+
+def test_values_that_the_first_format_sealed_still_open() -> None:
+    sealer = Sealer(Secret(bytes(range(32))), bytes(range(16)))
+    value = bytes.fromhex("790bca290a7de5d8a9985cd7ac92fb8ef62094c769")
+    assert sealer.open(SealedRecord(Place("keys/a", 2, 3, True), b"\7" * 12, value)) == b"value"

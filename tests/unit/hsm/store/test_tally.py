@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from hsm.shared.logs import Secret
 from hsm.store.sealing import Place
-from hsm.store.tally import Tallier
+from hsm.store.tally import Tallier, Tally
 
 TALLIER = Tallier(Secret(b"m" * 32), b"c" * 16)
 places = st.builds(
@@ -43,8 +43,19 @@ def test_only_the_master_key_makes_a_genuine_tally() -> None:
         replace(tally, total=bytes(32)),
         replace(tally, total=b"x" * 40),
         replace(tally, seal=b""),
-        TALLIER.empty().__class__(1, tally.total, TALLIER.empty().seal),
+        Tally(1, tally.total, TALLIER.empty().seal),
     ):
         assert not TALLIER.is_genuine(forged)
     for other in (Tallier(Secret(b"n" * 32), b"c" * 16), Tallier(Secret(b"m" * 32), b"d" * 16)):
         assert not other.is_genuine(tally)
+
+
+def test_tallies_of_the_first_format_are_still_genuine() -> None:
+    tallier = Tallier(Secret(bytes(range(32))), bytes(range(16)))
+    tally = Tally(
+        1,
+        bytes.fromhex("a6c39d8b4869228bd5586430e7603bbfcebfd0e1acddaba87d35de374e1c67d4"),
+        bytes.fromhex("a61a5b670bb31dc112e91908c9386b7f4ccacd3ebd5092b86768c3697c1120b8"),
+    )
+    assert tallier.is_genuine(tally)
+    assert tallier.counts(tally, [Place("keys/a", 2, 3, True)])
