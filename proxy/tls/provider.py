@@ -136,9 +136,14 @@ def _load_openssl() -> None:
     except ConfError as error:
         raise ProviderError(str(error)) from None
     with _conf_file(conf) as path, _environment("OPENSSL_CONF", path):
-        _import_wheel()
+        _import_wheel(user)
     if not _answers():
         raise ProviderError(_why_it_is_silent(user))
+    if user is None and (own := _own_default_conf()).exists():
+        raise ProviderError(
+            f"{own} is the default configuration of this OpenSSL and would be passed over; "
+            "set OPENSSL_CONF to it, then it is merged with Sealgate's, or remove it"
+        )
 
 
 def _load_stdlib_openssl(user: str | None) -> None:
@@ -156,10 +161,16 @@ def _load_stdlib_openssl(user: str | None) -> None:
         ) from None
 
 
-def _import_wheel() -> None:
-    from OpenSSL import SSL
+def _import_wheel(user: str | None) -> None:
+    try:
+        from OpenSSL import SSL
 
-    SSL.Context(SSL.TLS_METHOD)
+        SSL.Context(SSL.TLS_METHOD)
+    except Exception as error:  # whatever a restricted OpenSSL makes of it
+        raise ProviderError(
+            f"cryptography can't be imported with the OpenSSL configuration {user or 'of this system'}: "
+            f"{type(error).__name__}: {error}"
+        ) from None
 
 
 def _module_path() -> Path:
@@ -214,7 +225,24 @@ def _answers() -> bool:
     return True
 
 
+def _own_default_conf() -> Path:
+    """The file that OpenSSL reads when OPENSSL_CONF is not set."""
+    from OpenSSL import SSL
+
+    folder = SSL.OpenSSL_version(SSL.OPENSSL_DIR).decode().partition('"')[2].rstrip('"')
+    return Path(folder or "/") / "openssl.cnf"
+
+
 def _why_it_is_silent(user: str | None) -> str:
+    import ssl
+
+    from OpenSSL import SSL
+
+    if SSL.OpenSSL_version(SSL.OPENSSL_VERSION).decode() == ssl.OPENSSL_VERSION:
+        return (
+            f"cryptography shares {ssl.OPENSSL_VERSION} with Python's own ssl, so it is configured before Sealgate can "
+            "be; install the cryptography wheel from PyPI, which brings an OpenSSL of its own"
+        )
     if user:
         return (
             f"OpenSSL does not load Sealgate's provider together with the configuration {user} (from OPENSSL_CONF): it "

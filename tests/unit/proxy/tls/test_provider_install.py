@@ -176,3 +176,61 @@ def test_a_configuration_that_does_not_work_is_named(tmp_path: Path, text: str) 
 def test_an_extension_that_can_not_be_read_is_told() -> None:
     code = "import os\nos.access = lambda path, mode: False\n" + REFUSED
     assert "can't be read, so OpenSSL can't load the provider" in run(code)
+
+
+def test_a_default_configuration_that_would_be_passed_over_is_told(tmp_path: Path) -> None:
+    conf = tmp_path / "openssl.cnf"
+    conf.write_text("")
+    code = f"""
+import pathlib
+from proxy.tls import provider
+provider._own_default_conf = lambda: pathlib.Path({str(conf)!r})
+"""
+    told = run(code + REFUSED)
+    assert f"{conf} is the default configuration" in told
+    assert run(code + OURS + WORKS, conf=str(conf)) == "works"
+
+
+def test_the_default_configuration_is_where_openssl_says() -> None:
+    assert run(OURS + "print(provider._own_default_conf())").endswith("/openssl.cnf")
+
+
+def test_a_shared_openssl_is_told() -> None:
+    code = """
+import ssl
+from proxy.tls import provider
+provider._answers = lambda: False
+provider._load_stdlib_openssl(None)
+def same(user):
+    from OpenSSL import SSL
+    ssl.OPENSSL_VERSION = SSL.OpenSSL_version(SSL.OPENSSL_VERSION).decode()
+provider._import_wheel = same
+"""
+    assert "install the cryptography wheel from PyPI" in run(code + REFUSED)
+
+
+def test_a_process_may_end_with_handshakes_put_aside() -> None:
+    code = """
+import warnings
+warnings.simplefilter("ignore")
+import greenlet
+from OpenSSL import SSL
+from tests.support.pki import issue, make_ca
+from tests.support.pyopenssl import client_context, server_context
+provider.set_upcall(lambda *wanted: greenlet.getcurrent().parent.switch(wanted))
+context = server_context(issue(make_ca(), "site.example"), SSL.TLS1_3_VERSION)
+waiting = []
+for _ in range(20):
+    server, client = SSL.Connection(context, None), SSL.Connection(client_context(), None)
+    server.set_accept_state()
+    client.set_connect_state()
+    try:
+        client.do_handshake()
+    except SSL.WantReadError:
+        server.bio_write(client.bio_read(1 << 16))
+    inside = greenlet.greenlet(server.do_handshake)
+    assert len(inside.switch()) == 3
+    waiting.append(inside)
+print("put aside")
+"""
+    assert run(OURS + code) == "put aside"
