@@ -35,6 +35,8 @@ class ClusterSpec:
     """TOML that is put before the generated sections, for example "[tls]\\ntickets = 0"."""
     upstream_config: str = ""
     """Lines added to `[[upstreams]]`."""
+    signing_config: str = ""
+    """Lines added to `[signing]`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +159,7 @@ class Cluster:
             f'[[listeners]]\naddress = "127.0.0.1:{self.port}"\n'
             f"{sites}{nodes}"
             f'[[upstreams]]\nname = "web"\nservers = [{servers}]\n{self.spec.upstream_config}\n'
-            f"[signing]\n{_identity_toml(identity)}"
+            f"[signing]\n{_identity_toml(identity)}{self.spec.signing_config}\n"
         )
 
 

@@ -68,7 +68,9 @@ def slow_cluster(tmp_path: Path) -> Iterator[Callable[..., Cluster]]:
     with contextlib.ExitStack() as stack:
 
         def make(delay_ms: float, **options: object) -> Cluster:
-            cluster = Cluster(ClusterSpec(tmp_path / "slow", nodes=1, **options))  # type: ignore[arg-type]
+            patience = "connect_timeout_s = 20\nprobe_timeout_s = 10\nattempt_timeout_s = 10\njob_timeout_s = 10"
+            spec = ClusterSpec(tmp_path / "slow", nodes=1, signing_config=patience, **options)  # type: ignore[arg-type]
+            cluster = Cluster(spec)
             cluster.prepare()
             node, port = cluster.nodes["node-1"], free_port()
             relay = Program(

@@ -17,7 +17,8 @@ from proxy.demo.cluster import Cluster
 from proxy.demo.scrape import samples_of
 
 CLIENTS, AT_ONCE = 2_000, 200
-DELAY_MS = 1500.0
+DELAY_MS = 1000.0
+CONTEXT = ssl.create_default_context()
 GROWTH_LIMIT = 16 * 2**20
 """What the second thousand may cost, all workers together; connections that leak whole would cost 60 MiB."""
 
@@ -25,8 +26,7 @@ GROWTH_LIMIT = 16 * 2**20
 def client_hello() -> bytes:
     """A real ClientHello of a fresh handshake."""
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-    context = ssl.create_default_context()
-    client = context.wrap_bio(incoming, outgoing, server_hostname="localhost")
+    client = CONTEXT.wrap_bio(incoming, outgoing, server_hostname="localhost")
     with contextlib.suppress(ssl.SSLWantReadError):
         client.do_handshake()
     return outgoing.read()
@@ -39,9 +39,10 @@ def metric(cluster: Cluster, wanted: str) -> float:
 def vanish(cluster: Cluster, wait: Callable[..., None], count: int) -> None:
     """Connects, says hello, and resets the connections once the proxy waits for all their signatures."""
     for _ in range(count // AT_ONCE):
+        hellos = [client_hello() for _ in range(AT_ONCE)]
         sockets = [socket.create_connection(("127.0.0.1", cluster.port), timeout=10) for _ in range(AT_ONCE)]
-        for client in sockets:
-            client.sendall(client_hello())
+        for client, hello in zip(sockets, hellos, strict=True):
+            client.sendall(hello)
         wait(
             lambda: metric(cluster, "sealgate_signing_jobs_in_flight") >= AT_ONCE,
             "every client of the batch waits for its signature",
