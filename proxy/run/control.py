@@ -39,14 +39,18 @@ async def _serve(place: Place) -> None:
     stop = asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, stop.set)
     loop.add_reader(place.life_fd, stop.set)
-    control = Control(place.board)
-    app = ops_app(control.metrics, control.health, control.ready, [web.get("/status", control.serve_status)])
+    app = control_app(Control(place.board))
     runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=STOP_TIMEOUT_S)
     await runner.setup()
     assert place.control is not None
     await web.SockSite(runner, place.control.dup()).start()
     await stop.wait()
     await runner.cleanup()
+
+
+def control_app(control: Control) -> web.Application:
+    """The HTTP application."""
+    return ops_app(control.metrics, control.health, control.ready, [web.get("/status", control.serve_status)])
 
 
 class Control:

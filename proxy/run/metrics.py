@@ -102,7 +102,10 @@ UPSTREAM_ATTEMPTS = _counter(
     "outcome",
 )
 UPSTREAM_DURATION = _histogram(
-    "sealgate_upstream_response_seconds", "Request to a web server until its headers.", "upstream", bounds=SLOW_S
+    "sealgate_upstream_response_duration_seconds",
+    "Request to a web server until its headers.",
+    "upstream",
+    bounds=SLOW_S,
 )
 UPSTREAM_OPEN = _gauge("sealgate_upstream_connections_open", "Connections to web servers.", "upstream", "server")
 UPSTREAM_LIMIT = _gauge(
