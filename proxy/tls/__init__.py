@@ -1,0 +1,1 @@
+"""TLS towards clients, without I/O: sites, certificates, contexts, the key provider and the engine."""

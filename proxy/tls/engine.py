@@ -18,8 +18,8 @@ While a greenlet is suspended, nothing else may touch its SSL object: ciphertext
 into the input buffer, up to a bound. After the handshake no signature can be asked for (renegotiation is off), so
 reading and writing need no greenlet.
 
-Handshakes interleave on one thread but OpenSSL's error queue is per thread: it is emptied before a handshake starts or
-goes on, and read at once, in the greenlet that saw the failure, before any other can run.
+Handshakes interleave on one thread but OpenSSL's error queue is per thread: it is emptied before each call into OpenSSL
+that may fail, and read as soon as a call has failed, before anything else can run.
 
 The engine keeps no time. The handshake's deadline is the edge's: when it passes, call `abort`.
 """
@@ -152,6 +152,7 @@ class TlsEngine:
         endpoint, size = self._endpoint, len(plaintext)
         if endpoint is None or self._is_closing or not size:
             return
+        forget_errors()
         with ffi.from_buffer(plaintext) as source:
             for offset in range(0, size, libssl.WRITE_BYTES):
                 if not endpoint.write(source, offset, min(libssl.WRITE_BYTES, size - offset)):
@@ -191,7 +192,7 @@ class TlsEngine:
     # What the callbacks call, inside the handshake's greenlet.
 
     def step(self) -> int:
-        """Go on with the handshake; OpenSSL's errors are read here, before another greenlet can add its own."""
+        """Go on with the handshake; gives a status of `libssl`."""
         assert self._endpoint is not None
         forget_errors()
         return self._endpoint.handshake()
@@ -286,6 +287,7 @@ class TlsEngine:
         """Read all there is. Post-handshake messages (key updates) are handled by OpenSSL inside."""
         endpoint = self._endpoint
         assert endpoint is not None
+        forget_errors()
         status = libssl.MORE
         while status == libssl.MORE:
             data, status = endpoint.read()

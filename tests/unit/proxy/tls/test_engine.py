@@ -13,6 +13,7 @@ import psutil
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from OpenSSL._util import lib
 
 from hsm.wire.schemes import Scheme
 from proxy.base.errors import TlsReason
@@ -337,6 +338,33 @@ def test_garbage_never_raises(world: World, data: bytes, looks_like_tls: bool) -
     engine.receive_eof()
     assert all(isinstance(event, TlsFailed) for event in engine.events())
     engine.abort()
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.tuples(st.integers(5, 600), st.integers(0, 255)), min_size=1, max_size=4), st.sampled_from(VERSIONS))
+def test_a_damaged_hello_never_raises(world: World, changes: list[tuple[int, int]], version: ssl.TLSVersion) -> None:
+    talk = world.talk(maximum_version=version)
+    talk.client.step()
+    hello = bytearray(talk.client.data_to_send())
+    for place, value in changes:
+        hello[place % len(hello)] = value
+    talk.engine.receive_data(bytes(hello))
+    talk.engine.receive_eof()
+    events = talk.engine.events()
+    assert isinstance(events[-1], TlsFailed)
+    assert all(isinstance(event, NeedSignature) for event in events[:-1])
+    assert not talk.engine.is_waiting
+
+
+def test_errors_of_others_do_not_count(world: World) -> None:
+    talk = world.talk().run()
+    lib.SSL_CTX_use_certificate_chain_file(world.contexts.front._context, b"/nonexistent")
+    talk.engine.send(b"down")
+    lib.SSL_CTX_use_certificate_chain_file(world.contexts.front._context, b"/nonexistent")
+    talk.client.tls.write(b"up")
+    assert talk.run().plaintext == b"up"
+    assert bytes(talk.client.received) == b"down"
+    assert not any(isinstance(event, TlsFailed) for event in talk.events)
 
 
 def test_a_damaged_record_is_a_bad_record_and_an_alert(world: World) -> None:
