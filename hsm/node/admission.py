@@ -25,8 +25,12 @@ MIN_RETRY_AFTER_S = 0.005
 MAX_RETRY_AFTER_S = 5.0
 EWMA_WEIGHT = 0.1
 """Weight of the newest signature in the average time per signature."""
+MAX_RUN_WEIGHT = 0.5
+"""Weight of the newest run of a serial lane, where it was long."""
 MAX_SAMPLE_RATIO = 20
 MIN_SERVICE_S = 0.0001
+WAIT_MARGIN = 1.25
+"""An estimate is a mean: without a margin half of those admitted at the brink would be late."""
 MAX_STALE_TIMERS = 64
 
 
@@ -70,8 +74,8 @@ class Refusal:
 class Lane:
     """One kind of work: `places` at once, at most `queue_limit` waiting.
 
-    `is_serial` is for work inside the event loop: whatever else the loop does between two signatures then counts
-    as time per signature, because that is what the next in the queue will see.
+    `is_serial` is for work inside the event loop: what else the loop does between two runs of signatures then counts
+    as time per signature, because that is what the next in the queue will see. The caller ends a run with `settle`.
     """
 
     def __init__(self, places: int, queue_limit: int, *, is_serial: bool = False, service_s: float = 0.001) -> None:
@@ -85,7 +89,9 @@ class Lane:
         self._occupied: set[Ticket] = set()
         self._timers: list[tuple[float, int, Ticket]] = []
         self._timer_count = 0
-        self._last_finish = 0.0
+        self._settled_at = 0.0
+        self._run_began = 0.0
+        self._run_count = 0
 
     @property
     def queued(self) -> int:
@@ -117,7 +123,8 @@ class Lane:
         free = self.places - len(self._occupied) - len(self._queue)
         if free <= 0:
             is_full = -free >= self.queue_limit
-            if is_full or now + self.estimated_wait_s() + self._service_s > ticket.deadline:
+            wait_s = self.estimated_wait_s() * WAIT_MARGIN
+            if is_full or now + wait_s + self._service_s > ticket.deadline:
                 ticket.state = TicketState.ENDED
                 return Refusal(is_full, self._retry_after_s(), len(self._queue))
         self._queue[ticket] = None
@@ -144,12 +151,26 @@ class Lane:
         self._occupied.discard(ticket)
         is_open = ticket.state is TicketState.RUNNING
         ticket.state = TicketState.ENDED
-        begin = max(ticket.arrived, self._last_finish) if self._is_serial else ticket.started
-        # One stalled token must not shut the door for long: no sample counts as more than a multiple of the average.
-        sample = min(max(0.0, now - begin), MAX_SAMPLE_RATIO * max(self._service_s, MIN_SERVICE_S))
-        self._service_s += EWMA_WEIGHT * (sample - self._service_s)
-        self._last_finish = now
+        if not self._is_serial:
+            self._learn(now - ticket.started, EWMA_WEIGHT)
+        else:
+            if not self._run_count:
+                self._run_began = max(ticket.arrived, self._settled_at)
+            self._run_count += 1
         return is_open
+
+    def settle(self, now: float) -> None:
+        """A serial lane's run of work ends, and the loop does other things: learn from the run as a whole."""
+        if self._run_count:
+            share = min(MAX_RUN_WEIGHT, EWMA_WEIGHT * self._run_count)
+            self._learn((now - self._run_began) / self._run_count, share)
+            self._run_count = 0
+        self._settled_at = now
+
+    def _learn(self, sample_s: float, weight: float) -> None:
+        # One stalled token must not shut the door for long: no sample counts as more than a multiple of the average.
+        sample_s = min(max(0.0, sample_s), MAX_SAMPLE_RATIO * max(self._service_s, MIN_SERVICE_S))
+        self._service_s += weight * (sample_s - self._service_s)
 
     def release(self, ticket: Ticket) -> None:
         """Gives back the place of a taken ticket whose work was never begun, so that nothing is learnt from it."""

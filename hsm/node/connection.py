@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from hsm.node.server import Server
 
 HIGH_WATER_BYTES = 262_144
+BIG_READ_BYTES = 65_536
 SESSION_SLACK = 4096
 
 
@@ -58,6 +59,8 @@ class NodeConnection(asyncio.Protocol):
         """Bytes from the peer."""
         if self._end is not None:
             return
+        if len(data) >= BIG_READ_BYTES:
+            self._pause_once()
         self._heard_at = self._server.now()
         try:
             plaintext = self._channel.receive(data)
@@ -182,6 +185,15 @@ class NodeConnection(asyncio.Protocol):
     def has_unsent_bytes(self) -> bool:
         """Whether answers wait for the peer to read."""
         return self.is_dirty or (self._end is None and self._live_transport().get_write_buffer_size() > 0)
+
+    def _pause_once(self) -> None:
+        """Reads no more in this loop iteration: a peer that floods must not keep the loop from signing."""
+        self._live_transport().pause_reading()
+        self._server.loop.call_soon(self._read_on)
+
+    def _read_on(self) -> None:
+        if self._end is None and self._stalled_at is None:
+            self._live_transport().resume_reading()
 
     def _continue_handshake(self) -> None:
         if not self._channel.is_connected:

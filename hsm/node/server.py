@@ -46,7 +46,7 @@ class Server:
         self.limits = limits
         self.now = now
         self._observer = observer
-        self._loop = loop
+        self.loop = loop
         self._log = get_logger("node")
         self._failure_lines = LineBudget()
         self._connections: set[NodeConnection] = set()
@@ -62,7 +62,7 @@ class Server:
         """Listens; returns the real address. Raises ListenError with a sentence."""
         host, port = parse_address(self.limits.address)
         try:
-            self._listener = await self._loop.create_server(
+            self._listener = await self.loop.create_server(
                 lambda: NodeConnection(self), host, port, backlog=self.limits.backlog
             )
         except OSError as error:
@@ -70,7 +70,7 @@ class Server:
             raise ListenError(
                 f"can't listen on {self.limits.address}: {reason}; is another program using it?"
             ) from None
-        self._sweep_timer = self._loop.call_later(self._sweep_interval_s, self._sweep)
+        self._sweep_timer = self.loop.call_later(self._sweep_interval_s, self._sweep)
         return format_address(*self._listener.sockets[0].getsockname()[:2])
 
     @property
@@ -128,7 +128,7 @@ class Server:
             return
         connection.is_dirty = True
         if not self._dirty:
-            self._loop.call_soon(self._flush)
+            self.loop.call_soon(self._flush)
         self._dirty.append(connection)
 
     # what the node wants
@@ -197,4 +197,4 @@ class Server:
             if (reason := connection.overdue(now)) is not None:
                 self.failed(connection, reason, "its time is up")
                 connection.cut(reason)
-        self._sweep_timer = self._loop.call_later(self._sweep_interval_s, self._sweep)
+        self._sweep_timer = self.loop.call_later(self._sweep_interval_s, self._sweep)

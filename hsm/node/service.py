@@ -24,6 +24,7 @@ from hsm.wire.errors import ErrorCode
 from hsm.wire.messages import KeyEntry
 from hsm.wire.session import SignRequested
 
+MAX_TICK_S = 0.05
 _OUTCOMES = {
     ErrorCode.BUSY: Outcome.BUSY,
     ErrorCode.DEADLINE: Outcome.DEADLINE,
@@ -62,6 +63,7 @@ class Service:
         self._threads: SigningThreads[SignTicket] = SigningThreads(limits.threads, self._work, self._wake)
         self._clients: set[Client] = set()
         self._is_tick_scheduled = False
+        self._scheduled_at = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
         self.is_draining = False
@@ -123,7 +125,7 @@ class Service:
             return
         client.tickets[request.request_id] = ticket
         if lane is self._cheap:
-            self._schedule_tick()
+            self._schedule_tick(now)
         else:
             self._start_dear(now)
 
@@ -157,17 +159,22 @@ class Service:
 
     # cheap work, in the loop
 
-    def _schedule_tick(self) -> None:
+    def _schedule_tick(self, now: float) -> None:
         if not self._is_tick_scheduled:
             self._is_tick_scheduled = True
+            self._scheduled_at = now
             self._loop.call_soon(self._tick)
 
     def _tick(self) -> None:
-        """Signs until the queue is empty or the loop must look at its sockets again."""
+        """Signs until the queue is empty or the loop must look at its sockets again.
+
+        Reading got its share of time before the tick; signing gets as much. Otherwise a flood of requests would leave
+        time to refuse them only.
+        """
         self._is_tick_scheduled = False
         lane, clock = self._cheap, self._clock
         now = clock()
-        until = now + self._limits.tick_budget_s
+        until = now + max(self._limits.tick_budget_s, min(now - self._scheduled_at, MAX_TICK_S))
         while now < until and (ticket := lane.take(now)) is not None:
             assert isinstance(ticket, SignTicket)
             if self._is_late(ticket, now):
@@ -176,8 +183,9 @@ class Service:
             now = clock()
             lane.finish(ticket, now)
             self._answer(ticket)
+        lane.settle(now)
         if lane.queued:
-            self._schedule_tick()
+            self._schedule_tick(now)
 
     # dear work, in threads
 
