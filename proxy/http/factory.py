@@ -14,6 +14,7 @@ from proxy.base.jobs import ConnectionInfo
 from proxy.base.observe import ProxyObserver
 from proxy.config.schema import HttpConfig, SiteConfig, UpstreamConfig
 from proxy.http.authority import SiteNames
+from proxy.http.client import ClientConnection
 from proxy.http.pool import UpstreamPool
 from proxy.http.problem import HttpProblem
 from proxy.http.server import HttpProtocol
@@ -36,7 +37,7 @@ class HttpFactory:
         default = next((site.name for site in sites if site.default), "")
         self._names = SiteNames([(site.name, site.names) for site in sites], default)
         self._pool_of = {site.name: self.pools[site.upstream] for site in sites}
-        self._connections: set[HttpProtocol] = set()
+        self._connections: set[ClientConnection] = set()
         self._is_draining = False
 
     def __call__(self) -> HttpProtocol:
@@ -66,13 +67,13 @@ class HttpFactory:
         for pool in self.pools.values():
             await pool.stop()
 
-    def opened(self, connection: HttpProtocol) -> None:
+    def opened(self, connection: ClientConnection) -> None:
         """See Routes."""
         self._connections.add(connection)
         if self._is_draining:
             connection.drain()
 
-    def closed(self, connection: HttpProtocol) -> None:
+    def closed(self, connection: ClientConnection) -> None:
         """See Routes."""
         self._connections.discard(connection)
 

@@ -1,10 +1,10 @@
 """A client's HTTP/1.x connection: requests in, in order, one exchange at a time, responses out.
 
 Theory of operation. Bytes are fed to the parser and pulled from it only when they can be used: a head when no exchange
-runs, a body while its upstream takes it. What a client sends ahead (pipelining) waits unparsed and bounded. A
-connection is always in one phase; the phase says which deadline runs and what that deadline means. A response that is
-sent before its request was read to the end is followed by a linger: the rest is read and thrown away for a moment,
-because closing with unread bytes would reset the connection under the response (RFC 9112 9.6).
+runs, a body while its upstream takes it. What a client sends ahead (pipelining) waits unparsed and bounded. A response
+that is sent before its request was read to the end is followed by a linger: the rest is read and thrown away for a
+moment, because closing with unread bytes would reset the connection under the response (RFC 9112 9.6). Phases and
+deadlines are in `client.py`.
 
 Runs on any asyncio.Transport; it is told of TLS through CONNECTION_INFO only.
 """
@@ -12,13 +12,10 @@ Runs on any asyncio.Transport; it is told of TLS through CONNECTION_INFO only.
 from __future__ import annotations
 
 import asyncio
-from enum import Enum, auto
-from typing import Protocol, cast
+from typing import cast
 
-from proxy.base.errors import HttpReason
 from proxy.base.jobs import CONNECTION_INFO, ConnectionInfo
-from proxy.base.observe import ProxyObserver
-from proxy.config.schema import HttpConfig
+from proxy.http.client import CLOSING, EXCHANGE, IDLE, LINGER, TUNNEL, ClientConnection, Routes
 from proxy.http.exchange import Exchange
 from proxy.http.framing import CHUNKED, NONE, UNTIL_CLOSE
 from proxy.http.headers import ForwardedFields
@@ -26,67 +23,24 @@ from proxy.http.pages import error_response
 from proxy.http.pool import UpstreamPool
 from proxy.http.problem import HttpProblem
 from proxy.http.reply import UPGRADE_LINES, body_bytes, client_framing, connection_line, response_head
-from proxy.http.request import Request, RequestParser
+from proxy.http.request import Request
 from proxy.http.response import Response
-from proxy.http.timer import MovingDeadline
 from proxy.http.wire import ClientWire
 
 MAX_BUFFERED_BYTES = 64 * 1024
 """What a client may send ahead of its turn before it is read no more."""
 
 
-class Phase(Enum):
-    """What a client's connection is doing."""
-
-    IDLE = auto()
-    """Waits for a request; part of a head may have come."""
-    EXCHANGE = auto()
-    TUNNEL = auto()
-    LINGER = auto()
-    """Everything is answered; what the client still sends is thrown away."""
-    CLOSING = auto()
-
-
-# As globals: attributes of enums are slow to look up in CPython 3.11.
-IDLE, EXCHANGE, TUNNEL, LINGER, CLOSING = Phase
-
-
-class Routes(Protocol):
-    """What a connection asks of its factory."""
-
-    config: HttpConfig
-    observer: ProxyObserver
-    via: bytes
-
-    def route(self, host: bytes, info: ConnectionInfo | None) -> tuple[str, UpstreamPool, bytes]:
-        """Return (site, its upstream, Host to forward); `host` may be b"". Raises HttpProblem 421."""
-
-    def opened(self, connection: HttpProtocol) -> None:
-        """A connection exists from now on."""
-
-    def closed(self, connection: HttpProtocol) -> None:
-        """It is gone."""
-
-
-class HttpProtocol(asyncio.Protocol):
+class HttpProtocol(ClientConnection):
     """One client connection. Also the exchange's ClientSide."""
 
     def __init__(self, routes: Routes, loop: asyncio.AbstractEventLoop) -> None:
-        self._routes = routes
-        self._loop = loop
-        self._config = routes.config
-        self._parser = RequestParser(routes.config)
-        self._deadline = MovingDeadline(loop, self._deadline_passed)
-        self._wire: ClientWire | None = None
+        super().__init__(routes, loop)
         self._info: ConnectionInfo | None = None
-        self._phase = IDLE
-        self._exchange: Exchange | None = None
         self._routed: tuple[str, UpstreamPool, bytes] | None = None
         self._routed_host = b""
         self._framing = NONE
         self._minor = 1
-        self._keeps = True
-        self._is_held = self._is_blocked = self._is_draining = self._has_head_begun = False
 
     # the event loop
 
@@ -208,6 +162,10 @@ class HttpProtocol(asyncio.Protocol):
             exchange.send_body(parts, is_complete=is_complete)
         self._arm()
 
+    def head_is_late(self, problem: HttpProblem) -> None:
+        """See ClientConnection."""
+        self._refuse_head(problem)
+
     def _refuse_head(self, problem: HttpProblem, *, to_head: bool = False) -> None:
         """Answer a request that has no exchange. Its framing is in doubt, unless it was merely for another site."""
         self._keeps = self._keeps and problem.status == 421 and self._parser.is_complete
@@ -260,20 +218,6 @@ class HttpProtocol(asyncio.Protocol):
         else:
             self._close()
 
-    def hold(self) -> None:
-        """See ClientSide."""
-        if not self._is_held and self._wire is not None:
-            self._is_held = True
-            self._wire.pause()
-            self._arm()
-
-    def go_on(self) -> None:
-        """See ClientSide."""
-        if self._is_held and self._wire is not None:
-            self._is_held = False
-            self._wire.resume()
-            self._arm()
-
     def tunnel_opened(self, response: Response, rest: bytes) -> None:
         """See ClientSide."""
         self._phase = TUNNEL
@@ -295,17 +239,6 @@ class HttpProtocol(asyncio.Protocol):
         self._close()
 
     # ends
-
-    def drain(self) -> None:
-        """Close when idle, else after the response under way. A tunnel goes on until its ends close it."""
-        self._is_draining = True
-        if self._phase is IDLE and not self._parser.has_started:
-            self._close()
-
-    def abort(self) -> None:
-        """Cut the connection now, whatever it does."""
-        self._client_gone()
-        self._abort()
 
     def _response_sent(self) -> None:
         self._exchange = None
@@ -336,67 +269,3 @@ class HttpProtocol(asyncio.Protocol):
         self._deadline.set(self._config.linger_timeout_s)
         if self._wire is not None:
             self._wire.end_writing()
-
-    def _close(self) -> None:
-        self._phase = CLOSING
-        if self._wire is not None:
-            self._wire.close()
-        self._arm()
-
-    def _abort(self) -> None:
-        self._phase = CLOSING
-        if self._wire is not None:
-            self._wire.abort()
-
-    def _client_gone(self) -> None:
-        exchange, self._exchange = self._exchange, None
-        if exchange is None:
-            return
-        if exchange.is_tunnel:
-            exchange.close_tunnel()
-        else:
-            exchange.client_gone()
-
-    def _write(self, pieces: list[bytes]) -> None:
-        if self._wire is not None:
-            self._wire.write(pieces)
-
-    # deadlines
-
-    def _arm(self) -> None:
-        """Set the deadline that fits the phase; IDLE and LINGER have theirs set when they begin."""
-        phase, wire, exchange = self._phase, self._wire, self._exchange
-        if wire is None or phase is IDLE or phase is LINGER:
-            return
-        if self._is_blocked or phase is CLOSING:
-            wire.note_progress()
-            self._deadline.set(self._config.send_timeout_s)
-        elif phase is TUNNEL and exchange is not None:
-            self._deadline.set(exchange.tunnel_timeout_s)
-        elif exchange is not None and not (self._parser.is_complete or self._is_held or exchange.awaits_continue):
-            self._deadline.set(self._config.body_timeout_s)
-        else:
-            self._deadline.clear()
-
-    def _deadline_passed(self) -> None:
-        phase, wire = self._phase, self._wire
-        if wire is None:
-            return
-        if (self._is_blocked or phase is CLOSING) and phase not in (IDLE, LINGER):
-            if wire.has_progressed:
-                self._arm()
-            else:
-                self.abort()
-        elif phase is IDLE and self._has_head_begun:
-            self._keeps = False
-            self._refuse_head(_timeout("the request's head did not arrive in time"))
-        elif phase is EXCHANGE and self._exchange is not None:
-            self._keeps = False
-            self._exchange.client_failed(_timeout("the request's body did not arrive in time"))
-        else:
-            self._client_gone()
-            self._close()
-
-
-def _timeout(detail: str) -> HttpProblem:
-    return HttpProblem(408, HttpReason.REQUEST_TIMEOUT, detail)
