@@ -175,7 +175,7 @@ def test_certificates_are_renewed_before_they_expire(tmp_path: Path, monkeypatch
 
     class Later(datetime):
         @classmethod
-        def now(cls, tz: Any = None) -> datetime:
+        def now(cls, tz: Any = None) -> Any:
             return datetime.now(tz) + timedelta(days=390)
 
     monkeypatch.setattr(pki_module, "datetime", Later)

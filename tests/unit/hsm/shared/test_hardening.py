@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import subprocess
 import sys
 
@@ -34,7 +35,7 @@ def test_a_refused_step_is_logged_and_the_others_are_taken(monkeypatch: pytest.M
         raise OSError("not here")
 
     monkeypatch.setattr(hardening, "_prctl", refuse)
-    monkeypatch.setattr(hardening.resource, "setrlimit", lambda *_: taken.append(-1))
+    monkeypatch.setattr(resource, "setrlimit", lambda *_: taken.append(-1))
     with capture_logs() as logs:
         hardening.harden_process()
     assert taken == [-1, 4, 38]

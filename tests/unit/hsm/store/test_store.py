@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from hsm.shared.logs import Secret
 from hsm.store.errors import StoreError, StoreReason
 from hsm.store.master_key import Argon2Cost, KeyFile, Passphrase
-from hsm.store.store import MAX_VALUE_BYTES, Delete, Put, Store
+from hsm.store.store import MAX_VALUE_BYTES, Change, Delete, Put, Store
 
 
 def altered(path: Path, *statements: str) -> None:
@@ -57,12 +57,13 @@ def test_records_are_written_read_and_deleted(store: Store) -> None:
 def test_writes_made_for_another_version_are_refused_whole(store: Store, other: Store) -> None:
     store.write([Put("keys/a", b"1", 0)])
     other.write([Put("keys/a", b"2", 1)])
-    for changes, reason in (
+    attempts: tuple[tuple[list[Change], StoreReason], ...] = (
         ([Put("keys/b", b"x", 0), Put("keys/a", b"3", 1)], StoreReason.CONFLICT),
         ([Put("keys/b", b"x", 0), Delete("keys/a", 1)], StoreReason.CONFLICT),
         ([Put("keys/b", b"x", 0), Put("keys/a", b"3", 0)], StoreReason.EXISTS),
         ([Put("keys/b", b"x", 0), Delete("keys/none", 1)], StoreReason.CONFLICT),
-    ):
+    )
+    for changes, reason in attempts:
         with pytest.raises(StoreError) as caught:
             store.write(changes)
         assert caught.value.reason is reason

@@ -11,6 +11,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from hsm.backends.vault import VaultAdmin, VaultBackend, VaultError, VaultReason
 from hsm.backends.vault.keys import PrivateKey
@@ -118,7 +119,7 @@ def test_a_self_signed_certificate_satisfies_a_verifier(admin: VaultAdmin) -> No
     )
     extensions = certificate.extensions
     assert extensions.get_extension_for_class(x509.ExtendedKeyUsage).value == x509.ExtendedKeyUsage(
-        [x509.ExtendedKeyUsageOID.SERVER_AUTH]
+        [ExtendedKeyUsageOID.SERVER_AUTH]
     )
     assert not extensions.get_extension_for_class(x509.BasicConstraints).value.ca
     assert extensions.get_extension_for_class(x509.KeyUsage).value.digital_signature

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.x509.oid import ExtendedKeyUsageOID
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -119,8 +120,8 @@ def test_leaves_have_what_strict_verifiers_want(is_client: bool) -> None:
         False,
         False,
     )
-    assert (x509.ExtendedKeyUsageOID.CLIENT_AUTH in get(x509.ExtendedKeyUsage).value) is is_client
-    assert x509.ExtendedKeyUsageOID.SERVER_AUTH in get(x509.ExtendedKeyUsage).value
+    assert (ExtendedKeyUsageOID.CLIENT_AUTH in get(x509.ExtendedKeyUsage).value) is is_client
+    assert ExtendedKeyUsageOID.SERVER_AUTH in get(x509.ExtendedKeyUsage).value
     assert get(x509.AuthorityKeyIdentifier).value.key_identifier == own_ski.digest
     assert get(x509.SubjectKeyIdentifier).value == own_ski
     assert leaf.not_valid_before_utc == NOW - timedelta(hours=1)
