@@ -98,7 +98,10 @@ class Board:
 
     def remove(self) -> None:
         """Delete the folder and what is in it."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        gone = self.folder.with_name(self.folder.name + ".gone")
+        with contextlib.suppress(OSError):
+            self.folder.rename(gone)  # first: whoever still writes must not refill it meanwhile
+        shutil.rmtree(gone, ignore_errors=True)
 
     def publish_worker(self, report: WorkerReport) -> None:
         """Replace a worker's report."""

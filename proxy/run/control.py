@@ -38,7 +38,7 @@ async def _serve(place: Place) -> None:
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, stop.set)
-    loop.add_reader(place.life_fd, stop.set)
+    loop.add_reader(place.life_fd, _on_master_gone, place, stop)
     app = control_app(Control(place.board))
     runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=STOP_TIMEOUT_S)
     await runner.setup()
@@ -46,6 +46,13 @@ async def _serve(place: Place) -> None:
     await web.SockSite(runner, place.control.dup()).start()
     await stop.wait()
     await runner.cleanup()
+
+
+def _on_master_gone(place: Place, stop: asyncio.Event) -> None:
+    """Nobody else is left to tidy up; workers that still drain report into the void."""
+    asyncio.get_running_loop().remove_reader(place.life_fd)
+    place.board.remove()
+    stop.set()
 
 
 def control_app(control: Control) -> web.Application:
@@ -114,10 +121,7 @@ def status(master: MasterReport | None, workers: Sequence[WorkerReport]) -> dict
         "reasons": reasons,
         "workers": [_worker_status(report) for report in workers],
         "nodes": _nodes_status(workers),
-        "sessions": {
-            "active": _total(workers, metrics.SESSIONS_ACTIVE.name),
-            "total": _total(workers, metrics.SESSIONS.name),
-        },
+        "sessions": _sessions(workers),
     }
 
 
@@ -129,6 +133,7 @@ def _worker_status(report: WorkerReport) -> dict[str, Any]:
         "ready": report.is_ready and is_fresh(report),
         "draining": report.is_draining,
         "connections": report.connections,
+        "sessions": _sessions([report]),
         "nodes": report.nodes,
     }
 
@@ -158,6 +163,10 @@ def _nodes_status(workers: Sequence[WorkerReport]) -> list[dict[str, Any]]:
             entry["failures"] += node.failures
             entry["last_error"] = node.last_error or entry["last_error"]
     return list(joined.values())
+
+
+def _sessions(workers: Sequence[WorkerReport]) -> dict[str, int]:
+    return {"active": _total(workers, metrics.SESSIONS_ACTIVE.name), "total": _total(workers, metrics.SESSIONS.name)}
 
 
 def _total(workers: Sequence[WorkerReport], name: str) -> int:

@@ -78,6 +78,9 @@ def visit(
         answer = b""
         while data := _drive(connection, wire, lambda: connection.recv(65536)):
             answer += data
+        # OpenSSL does not resume sessions of connections that ended without the client's own close_notify.
+        connection.shutdown()
+        _finish(connection, wire)
         return Visit(
             connection.get_protocol_version_name(),
             connection.get_group_name() or "",
