@@ -58,11 +58,14 @@ def create(path: Path, cluster_id: bytes, wrapped: WrappedKey, tally: Tally) -> 
     if path.exists():
         raise StoreError(StoreReason.EXISTS, f"{path} exists already; a store is never overwritten")
     draft = folder / f".{path.name}.{os.urandom(8).hex()}"
-    files.create_private(draft, b"")
     try:
+        files.create_private(draft, b"")
         _fill(draft, cluster_id, wrapped, tally)
         os.link(draft, path)  # unlike a rename it fails where somebody was faster
         files.sync_folder(folder)
+    except StoreError as error:
+        # Nobody knows the draft's name.
+        raise StoreError(error.reason, error.sentence.replace(str(draft), str(path))) from None
     except FileExistsError:
         raise StoreError(StoreReason.EXISTS, f"{path} exists already; a store is never overwritten") from None
     except OSError as error:

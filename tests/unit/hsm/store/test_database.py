@@ -42,7 +42,7 @@ def test_a_store_that_could_not_be_made_leaves_nothing(
     tmp_path: Path, unlock: KeyFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(database, "_SCHEMA", "CREATE NONSENSE;")
-    with pytest.raises(StoreError, match="unexpected error"):
+    with pytest.raises(StoreError, match=r"/s\.db gave an unexpected error"):
         Store.create(tmp_path / "s.db", unlock)
     assert os.listdir(tmp_path) == []
 
