@@ -11,12 +11,13 @@ import pytest
 
 from hsm.node.access import AccessRule
 from hsm.node.config import ListenConfig
-from hsm.node.connection import NodeConnection
+from hsm.node.connection import BIG_READ_BYTES, NodeConnection
 from hsm.node.observe import ConnectionEnd, NodeObserver
 from hsm.node.requests import ServiceLimits
 from hsm.node.server import Server
 from hsm.node.service import Service
 from hsm.shared.mtls import client_context, server_context
+from hsm.wire.errors import ErrorCode
 from hsm.wire.messages import KeyEntry, Signed
 from hsm.wire.schemes import KeyType, Scheme
 from hsm.wire.session import ClientSession
@@ -185,3 +186,37 @@ async def test_an_orderly_close_sends_what_is_queued_and_close_notify(hand: Hand
 
 async def test_the_peer_is_named_by_its_address(hand: Hand) -> None:
     assert hand.connection.peer == "192.0.2.1:4711"
+
+
+async def test_a_flood_is_read_one_piece_per_loop_iteration(hand: Hand) -> None:
+    await hand.shake_hands()
+    hand.ask(1000)
+    data = hand.outgoing.read()
+    assert len(data) >= BIG_READ_BYTES
+    hand.connection.data_received(data)
+    assert hand.transport.calls == ["pause"]
+    await asyncio.sleep(0)
+    assert hand.transport.calls == ["pause", "resume"]
+    await until(lambda: hand.service.open_requests == 0)
+
+
+async def test_a_flood_of_a_peer_that_does_not_read_stays_paused(hand: Hand) -> None:
+    await hand.shake_hands()
+    hand.ask(1000)
+    hand.connection.data_received(hand.outgoing.read())
+    hand.connection.pause_writing()
+    await asyncio.sleep(0)
+    assert "resume" not in hand.transport.calls
+
+
+async def test_a_version_that_nobody_speaks_is_answered_before_the_end(hand: Hand) -> None:
+    await hand.shake_hands()
+    hand.tls.write(b"\x07\x00\x00\x00\x00\x00\x00\x05")
+    await hand.deliver()
+    assert hand.transport.calls == ["close"]
+    for data in hand.transport.writes:
+        hand.incoming.write(data)
+    answer = hand.tls.read(1000)
+    assert answer[:2] == b"\x01\x00"
+    assert answer[4:8] == b"\x00\x00\x00\x05"
+    assert answer[-1] == ErrorCode.VERSION_MISMATCH

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
@@ -333,4 +334,37 @@ async def test_asked_for_deadlines_are_capped() -> None:
     await play.answered(2)
     assert loop.time() - begin < 2.0
     play.backend.gate.set()
+    assert play.service.stop(5.0)
+
+
+@pytest.mark.parametrize("seed", range(8))
+async def test_whatever_happens_each_request_ends_exactly_once(seed: int) -> None:
+    """Answered once, or cancelled and not answered; `Answers` refuses a second answer."""
+    dice = random.Random(seed)
+    play = Play(limits_of(threads=2, queue=5, cheap_queue=8, in_flight=20))
+    open_ids: set[int] = set()
+    cancelled: set[int] = set()
+    asked = 0
+    for _ in range(400):
+        happening = dice.random()
+        if happening < 0.6:
+            key = dice.choice((EC, RSA, RSA, MAIL))
+            open_ids.add(play.ask(key, deadline_s=dice.choice((None, 0.0, 0.002, 1.0))))
+            asked += 1
+        elif happening < 0.75 and open_ids:
+            victim = dice.choice(sorted(open_ids))
+            if victim not in play.answers.signatures and victim not in play.answers.errors:
+                cancelled.add(victim)
+            play.service.cancel(play.client, victim)
+        elif happening < 0.8:
+            play.backend.gate.set() if dice.random() < 0.7 else play.backend.gate.clear()
+        else:
+            await asyncio.sleep(dice.choice((0, 0, 0.001)))
+        open_ids -= set(play.answers.signatures) | set(play.answers.errors) | cancelled
+    play.backend.gate.set()
+    await until(lambda: play.service.open_requests == 0)
+    await until(lambda: all(not lane.in_flight and not lane.queued for lane in play.service.lanes().values()))
+    assert not cancelled & (set(play.answers.signatures) | set(play.answers.errors))
+    assert play.answers.count + len(cancelled) == asked
+    assert len(play.ear.signed) + len(play.ear.ended) == asked
     assert play.service.stop(5.0)
