@@ -187,6 +187,7 @@ class Node:
             is_ready=is_listening and not is_draining,
             is_draining=is_draining,
             connections=server.open_connections if server else 0,
+            connections_limit=self._config.listen.max_connections,
             keys=service.key_count if service else 0,
             revision=service.revision if service else 0,
             uptime_s=time.monotonic() - self._started_at,

@@ -152,6 +152,9 @@ class _StatusCollector(Collector):
     def collect(self) -> Iterable[Metric]:
         status = self._status()
         yield GaugeMetricFamily("sealgate_node_connections", "Connections open now.", status.connections)
+        yield GaugeMetricFamily(
+            "sealgate_node_connections_limit", "Connections that may be open.", status.connections_limit
+        )
         yield GaugeMetricFamily("sealgate_node_keys", "Keys the node can sign with.", status.keys)
         yield GaugeMetricFamily("sealgate_node_draining", "1 while the node shuts down.", int(status.is_draining))
         yield GaugeMetricFamily("sealgate_node_ready", "1 while the node serves.", int(status.is_ready))
@@ -170,6 +173,8 @@ class _StatusCollector(Collector):
 
 _LANE_GAUGES: tuple[tuple[str, str, Callable[[LaneStatus], float]], ...] = (
     ("sealgate_node_queue_depth", "Requests that wait.", lambda lane: lane.queued),
+    ("sealgate_node_queue_limit", "Requests that may wait.", lambda lane: lane.queue_limit),
+    ("sealgate_node_in_flight_limit", "Signatures that may be under way.", lambda lane: lane.places),
     ("sealgate_node_in_flight", "Signatures under way, abandoned ones included.", lambda lane: lane.in_flight),
     ("sealgate_node_abandoned", "Signatures under way that nobody waits for.", lambda lane: lane.abandoned),
     ("sealgate_node_service_seconds", "Recent time per signature, moving average.", lambda lane: lane.service_s),

@@ -66,7 +66,10 @@ class LaneStatus:
     """One lane at one moment."""
 
     queued: int
+    queue_limit: int
     in_flight: int
+    places: int
+    """Most that may be in flight."""
     abandoned: int
     service_s: float
     """Recent time per signature."""
@@ -81,6 +84,7 @@ class NodeStatus:
     is_ready: bool
     is_draining: bool
     connections: int
+    connections_limit: int
     keys: int
     revision: int
     """Grows with each change of the keys."""

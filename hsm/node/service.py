@@ -318,4 +318,11 @@ class Service:
 
 
 def _status(lane: Lane) -> LaneStatus:
-    return LaneStatus(lane.queued, lane.occupied, lane.abandoned, lane.service_s)
+    return LaneStatus(
+        queued=lane.queued,
+        queue_limit=lane.queue_limit,
+        in_flight=lane.occupied,
+        places=lane.places,
+        abandoned=lane.abandoned,
+        service_s=lane.service_s,
+    )

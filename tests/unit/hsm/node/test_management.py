@@ -20,7 +20,7 @@ from hsm.shared.exposition import serve
 from tests.support import pki
 from tests.support.node import NodeHome, make_home
 
-STATUS = NodeStatus("node-1", "1", True, False, 0, 1, 1, 0.5, {LaneName.CHEAP: LaneStatus(0, 0, 0, 0.1)})
+STATUS = NodeStatus("node-1", "1", True, False, 0, 9, 1, 1, 0.5, {LaneName.CHEAP: LaneStatus(0, 9, 0, 1, 0, 0.1)})
 
 
 class Ear(NodeObserver):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -11,16 +12,18 @@ from hsm.node.metrics import NodeMetrics
 from hsm.node.observe import ConnectionEnd, LaneName, LaneStatus, NodeObserver, NodeStatus, Outcome
 from hsm.wire.schemes import Scheme
 
+DOCUMENT = Path(__file__).parents[4] / "docs" / "node.md"
 STATUS = NodeStatus(
     name="node-1",
     version="1.2",
     is_ready=True,
     is_draining=False,
     connections=3,
+    connections_limit=10,
     keys=7,
     revision=9,
     uptime_s=1.0,
-    lanes={LaneName.CHEAP: LaneStatus(4, 1, 0, 0.0001), LaneName.DEAR: LaneStatus(0, 2, 1, 0.5)},
+    lanes={LaneName.CHEAP: LaneStatus(4, 100, 1, 1, 0, 0.0001), LaneName.DEAR: LaneStatus(0, 50, 2, 4, 1, 0.5)},
 )
 
 
@@ -67,7 +70,10 @@ def test_gauges_are_read_at_the_scrape() -> None:
     assert found["sealgate_node_ready",] == 1
     assert found["sealgate_node_draining",] == 0
     assert found["sealgate_node_queue_depth", "lane=cheap"] == 4
+    assert found["sealgate_node_queue_limit", "lane=cheap"] == 100
     assert found["sealgate_node_in_flight", "lane=dear"] == 2
+    assert found["sealgate_node_in_flight_limit", "lane=dear"] == 4
+    assert found["sealgate_node_connections_limit",] == 10
     assert found["sealgate_node_abandoned", "lane=dear"] == 1
     assert found["sealgate_node_build_info", "node=node-1", "version=1.2"] == 1
 
@@ -79,6 +85,18 @@ def test_names_follow_the_prometheus_style() -> None:
         assert re.fullmatch(r"sealgate_node_[a-z_]+", family.name)
         assert family.documentation
         assert family.type != "unknown"
+
+
+def test_every_metric_is_documented() -> None:
+    metrics = NodeMetrics(with_process=False)
+    metrics.watch(lambda: STATUS)
+    listed = set(re.findall(r"`(sealgate_node_[a-z_]+)`", DOCUMENT.read_text()))
+    served = {
+        family.name + ("_total" if family.type == "counter" else "")
+        for family in text_string_to_metric_families(metrics.exposition().decode())
+        if not family.name.endswith("_created")
+    }
+    assert listed == served
 
 
 def test_every_happening_is_heard() -> None:
