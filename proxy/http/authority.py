@@ -8,7 +8,8 @@ from collections.abc import Iterable, Sequence
 from proxy.base.errors import HttpReason
 from proxy.http.problem import HttpProblem, bad_request
 
-_HOST = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|(?:[0-9A-Za-z._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})+)(?::[0-9]{0,5})?")
+# Narrower than RFC 3986's reg-name: no DNS name needs its sub-delims, and lists of hosts are made of them.
+_HOST = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[0-9A-Za-z._~-]+)(?::[0-9]{0,5})?")
 _ABSOLUTE = re.compile(rb"[Hh][Tt][Tt][Pp][Ss]?://([^/?]*)(.*)", re.DOTALL)
 
 
