@@ -35,7 +35,7 @@ class Strict(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 class NodeSection(Strict, frozen=True, kw_only=True):
     """The node itself: `[node]`."""
 
-    name: Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+    name: Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")]
     """How logs, status and people call this node."""
     drain_timeout_s: Seconds = 10.0
     """After SIGTERM: longest wait for requests in flight before their connections are cut."""
