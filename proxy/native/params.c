@@ -58,7 +58,7 @@ int put_number(OSSL_PARAM *param, const unsigned char *number, size_t bytes)
 int put_int(OSSL_PARAM *param, size_t value)
 {
     unsigned char number[2] = {(unsigned char)(value >> 8), (unsigned char)value};
-    int skip = number[0] == 0;
+    size_t skip = number[0] == 0 ? 1 : 0;
 
     return put_number(param, number + skip, sizeof number - skip);
 }

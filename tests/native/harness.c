@@ -186,6 +186,7 @@ static void play_refusals(SUBJECT *subject)
 {
     EVP_PKEY *ours = read_body(subject->body, subject->body_bytes);
     BIO *sink = BIO_new(BIO_s_mem());
+    EVP_MD_CTX *signing = EVP_MD_CTX_new();
     EVP_PKEY_CTX *use;
 
     CHECK(PEM_write_bio_PrivateKey(sink, ours, NULL, NULL, 0, NULL, NULL) != 1);
@@ -196,6 +197,12 @@ static void play_refusals(SUBJECT *subject)
     if (subject->kind != KIND_RSA)
         CHECK(EVP_PKEY_derive_init(use) != 1);
     EVP_PKEY_CTX_free(use);
+    /* A private key from elsewhere is not taken in, and one whose private part is unknown does not sign. */
+    CHECK(EVP_DigestSignInit_ex(signing, NULL, NULL, context, "provider=sealgate", subject->real, NULL) != 1);
+    EVP_PKEY_free(ours);
+    ours = public_of(subject->real, context);
+    CHECK(EVP_DigestSignInit_ex(signing, NULL, NULL, context, "provider=sealgate", ours, NULL) != 1);
+    EVP_MD_CTX_free(signing);
     EVP_PKEY_free(ours);
     ERR_clear_error();
 }
@@ -357,6 +364,8 @@ static void play_odd_parameters(const PROVIDER *provider)
     n[2047 + 1] = 1; /* a bit more than 16384 bits */
     CHECK(!import(key, OSSL_KEYMGMT_SELECT_ALL, public_part));
     n[2048] = 0, n[255] = 0x80; /* 2048 bits, with zeros above */
+    OSSL_PARAM whole[] = {public_part[0], public_part[1], OSSL_PARAM_BN("d", e, sizeof e), OSSL_PARAM_END};
+    CHECK(!import(key, OSSL_KEYMGMT_SELECT_KEYPAIR, whole));
     CHECK(import(key, OSSL_KEYMGMT_SELECT_ALL, public_part));
     CHECK(!import(key, OSSL_KEYMGMT_SELECT_ALL, public_part));
     CHECK(has(key, OSSL_KEYMGMT_SELECT_PUBLIC_KEY) && !has(key, OSSL_KEYMGMT_SELECT_PRIVATE_KEY));
@@ -389,6 +398,8 @@ static void play_odd_parameters(const PROVIDER *provider)
 /* Pad mode and salt in every width; the salt that OpenSSL calls "as the digest" is negative. */
 static void play_odd_options(const PROVIDER *provider, KEY *key)
 {
+    OSSL_FUNC_keymgmt_dup_fn *dup_key = FUNCTION(RSA_KEYMGMT, OSSL_FUNC_keymgmt_dup_fn, OSSL_FUNC_KEYMGMT_DUP);
+    KEY *public_key = dup_key(key, OSSL_KEYMGMT_SELECT_PUBLIC_KEY);
     OSSL_FUNC_signature_newctx_fn *new =
         FUNCTION(SIGNATURE_FUNCTIONS, OSSL_FUNC_signature_newctx_fn, OSSL_FUNC_SIGNATURE_NEWCTX);
     OSSL_FUNC_signature_freectx_fn *done =
@@ -405,6 +416,8 @@ static void play_odd_options(const PROVIDER *provider, KEY *key)
     unsigned char out[1024];
     size_t bytes;
 
+    CHECK(!init(signature, "SHA256", public_key, NULL) && !sign(signature, NULL, &bytes, 0, out, 1));
+    key_free(public_key);
     CHECK(!init(signature, "SHA256", NULL, NULL) && !sign(signature, out, &bytes, sizeof out, out, 1));
     CHECK(init(signature, "SHA256", key, NULL) && set(signature, NULL));
     for (size_t width = 1; width <= 9; width++) {
