@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from hsm.node.server import Server
 
 HIGH_WATER_BYTES = 262_144
+MAX_INVENTORIES = 4
+"""Answered per piece of data from the network."""
 BIG_READ_BYTES = 65_536
 SESSION_SLACK = 4096
 
@@ -182,6 +184,11 @@ class NodeConnection(asyncio.Protocol):
         self._live_transport().abort()
 
     @property
+    def is_connected(self) -> bool:
+        """Whether the peer has shown who it is."""
+        return self._client is not None
+
+    @property
     def has_unsent_bytes(self) -> bool:
         """Whether answers wait for the peer to read."""
         return self.is_dirty or (self._end is None and self._live_transport().get_write_buffer_size() > 0)
@@ -209,13 +216,23 @@ class NodeConnection(asyncio.Protocol):
         client = self._client
         assert client is not None
         service = self._server.service
+        inventories = 0
         for event in self._session.events():
             if isinstance(event, SignRequested):
                 service.sign(client, event)
             elif isinstance(event, Cancelled):
                 service.cancel(client, event.request_id)
             elif isinstance(event, KeysRequested):
-                self._session.reply_keys(event.request_id, service.usable_keys(client), service.revision)
+                inventories += 1
+                self._list_keys(client, event, inventories)
+
+    def _list_keys(self, client: Client, event: KeysRequested, number: int) -> None:
+        if number > MAX_INVENTORIES:
+            # A small question with a big answer: whoever asks many at once would fill the memory.
+            self._session.reply_error(event.request_id, ErrorCode.BUSY, "too many inventories asked for at once")
+        else:
+            service = self._server.service
+            self._session.reply_keys(event.request_id, service.usable_keys(client), service.revision)
 
     def _fail(self, reason: ConnectionEnd, detail: str) -> None:
         self._server.failed(self, reason, detail)

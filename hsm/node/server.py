@@ -121,6 +121,8 @@ class Server:
         """A connection is gone."""
         self._forget(connection)
         self._observer.connection_ended(reason)
+        if connection.is_connected:
+            self._log.info("client_disconnected", peer=connection.peer, reason=reason.value)
 
     def flush_soon(self, connection: NodeConnection) -> None:
         """Has the connection's answers written once the current callbacks are through."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -73,6 +75,24 @@ async def test_what_was_taken_is_signed_and_the_exit_is_clean(node: Program, hom
     assert await asyncio.wait_for(node.process.wait(), PATIENCE_S) == 0
     assert not Path(node.ready["management"]).exists()
     await link.close()
+
+
+async def test_systemd_is_told_of_ready_and_stopping(home: NodeHome) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(home.path / "notify"))
+        systemd.settimeout(20)
+        environment = {**os.environ, "NOTIFY_SOCKET": str(home.path / "notify")}
+        command = (sys.executable, "-m", "hsm", "node", "run", "--config", str(home.write_config()))
+        process = await asyncio.create_subprocess_exec(*command, stderr=subprocess.DEVNULL, env=environment)
+        try:
+            assert await asyncio.to_thread(systemd.recv, 100) == b"READY=1"
+            process.send_signal(signal.SIGTERM)
+            assert await asyncio.to_thread(systemd.recv, 100) == b"STOPPING=1"
+            assert await asyncio.wait_for(process.wait(), PATIENCE_S) == 0
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
 
 
 async def test_an_idle_node_ends_at_once_on_sigint(node: Program) -> None:

@@ -11,14 +11,14 @@ import pytest
 
 from hsm.node.access import AccessRule
 from hsm.node.config import ListenConfig
-from hsm.node.connection import BIG_READ_BYTES, NodeConnection
+from hsm.node.connection import BIG_READ_BYTES, MAX_INVENTORIES, NodeConnection
 from hsm.node.observe import ConnectionEnd, NodeObserver
 from hsm.node.requests import ServiceLimits
 from hsm.node.server import Server
 from hsm.node.service import Service
 from hsm.shared.mtls import client_context, server_context
 from hsm.wire.errors import ErrorCode
-from hsm.wire.messages import KeyEntry, Signed
+from hsm.wire.messages import Failed, KeyEntry, KeysListed, Signed
 from hsm.wire.schemes import KeyType, Scheme
 from hsm.wire.session import ClientSession
 from tests.support.node import PROXY, FakeBackend, NodeHome, make_home, until
@@ -220,3 +220,16 @@ async def test_a_version_that_nobody_speaks_is_answered_before_the_end(hand: Han
     assert answer[:2] == b"\x01\x00"
     assert answer[4:8] == b"\x00\x00\x00\x05"
     assert answer[-1] == ErrorCode.VERSION_MISMATCH
+
+
+async def test_many_inventories_at_once_are_refused(hand: Hand) -> None:
+    await hand.shake_hands()
+    for _ in range(MAX_INVENTORIES + 3):
+        hand.session.list_keys(now=0.0, deadline=5.0)
+    hand.tls.write(hand.session.data_to_send())
+    await hand.deliver()
+    hand.read()
+    events = hand.session.events()
+    assert [type(event) for event in events] == [KeysListed] * MAX_INVENTORIES + [Failed] * 3
+    assert isinstance(events[-1], Failed)
+    assert events[-1].code is ErrorCode.BUSY
