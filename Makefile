@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
-SOURCES := proxy/native/provider.c proxy/native/provider.map
+SOURCES := $(wildcard proxy/native/*.c proxy/native/*.h proxy/native/*.map)
 
 .PHONY: help setup demo demo-check test lint types unit behaviour bench clean
 help: ## List the targets
