@@ -56,8 +56,6 @@ def is_dns_name(name: str) -> bool:
     """
     folded = folded_name(name)
     labels = folded.removeprefix("*.").split(".")
-    if folded.startswith("*.") and len(labels) < 2:
-        return False
     is_address = labels[-1].isdigit()
     return len(folded) <= MAX_NAME_CHARACTERS and not is_address and all(_LABEL.match(label) for label in labels)
 
