@@ -47,7 +47,7 @@ class Router:
         self._inventory = Inventory(nodes)
         self._loads = {name: NodeLoad(name, policy.max_in_flight_per_node) for name in nodes}
         self._waiting: WaitingJobs[RoutedJob] = WaitingJobs(policy.max_waiting_jobs)
-        self._active: set[RoutedJob] = set()
+        self._active: dict[RoutedJob, None] = {}  # in the order in which they were sent
         self._holders: dict[bytes, tuple[NodeLoad, ...]] = {}
         self._revision = -1
         self._is_stopping = False
@@ -271,7 +271,7 @@ class Router:
         attempt = Attempt(routed, load, now, min(now + self._policy.attempt_timeout_s, routed.deadline))
         routed.attempt = attempt
         load.in_flight += 1
-        self._active.add(routed)
+        self._active[routed] = None
         commands.append(SendTo(attempt))
 
     def _wait(self, routed: RoutedJob, now: float, commands: list[Command]) -> None:
@@ -340,7 +340,7 @@ class Router:
         attempt.is_over = True
         attempt.routed.attempt = None
         attempt.load.in_flight -= 1
-        self._active.discard(attempt.routed)
+        self._active.pop(attempt.routed, None)
 
     def _fail(self, routed: RoutedJob, error: SigningError, commands: list[Command]) -> None:
         routed.is_over = True
