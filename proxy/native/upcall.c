@@ -109,14 +109,13 @@ int ask_for_signature(const KEY *key, const char *scheme, const unsigned char *m
 
 static PyObject *set_upcall(PyObject *module, PyObject *function)
 {
-    PyObject *old = the_upcall;
+    PyObject *before = the_upcall;
 
     (void)module;
     if (function != Py_None && !PyCallable_Check(function))
         return PyErr_Format(PyExc_TypeError, "an upcall is a function (ski, scheme, message) -> signature, or None");
     the_upcall = function == Py_None ? NULL : Py_NewRef(function);
-    Py_XDECREF(old);
-    Py_RETURN_NONE;
+    return before != NULL ? before : Py_NewRef(Py_None); /* our reference becomes the caller's */
 }
 
 static PyObject *take_error(PyObject *module, PyObject *unused)
@@ -135,7 +134,7 @@ static PyObject *take_error(PyObject *module, PyObject *unused)
 }
 
 static PyMethodDef METHODS[] = {
-    {"set_upcall", set_upcall, METH_O, "Set the function (ski, scheme, message) -> signature, or None."},
+    {"set_upcall", set_upcall, METH_O, "Set the function (ski, scheme, message) -> signature, or None; return the one before."},
     {"take_error", take_error, METH_NOARGS, "Return and forget what the upcall last raised in this thread, or None."},
     {NULL, NULL, 0, NULL},
 };

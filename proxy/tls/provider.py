@@ -67,13 +67,14 @@ def is_installed() -> bool:
     return _is_installed
 
 
-def set_upcall(upcall: Upcall | None) -> None:
-    """Set what makes signatures, for the whole process: (SKI, scheme name, whole message) -> signature.
+def set_upcall(upcall: Upcall | None) -> Upcall | None:
+    """Set what makes signatures, for the whole process, and return what did before.
 
-    It runs inside OpenSSL's signature call, with the GIL, and may switch greenlets. What it raises fails the signature
-    and is kept for `take_error`. The scheme name is the value of a `hsm.wire.schemes.Scheme`. None: signatures fail.
+    An upcall is a function (SKI, scheme name, whole message) -> signature. It runs inside OpenSSL's signature call, with
+    the GIL, and may switch greenlets. What it raises fails the signature and is kept for `take_error`. The scheme name
+    is the value of a `hsm.wire.schemes.Scheme`. Without an upcall (None) signatures fail.
     """
-    _provider.set_upcall(upcall)
+    return _provider.set_upcall(upcall)
 
 
 def take_error() -> BaseException | None:

@@ -86,9 +86,9 @@ class Node:
 @pytest.fixture
 def node() -> Iterator[Node]:
     node = Node()
-    provider.set_upcall(node)
+    before = provider.set_upcall(node)
     yield node
-    provider.set_upcall(None)
+    provider.set_upcall(before)
     provider.take_error()
 
 
@@ -109,15 +109,16 @@ def test_each_kind_of_key_serves_tls(node: Node, kind: str, version: int) -> Non
     assert [ski for ski, _ in node.asked] == [provider.ski_of(issued.key.public_key())]
 
 
-@pytest.mark.parametrize("version", [SSL.TLS1_2_VERSION, SSL.TLS1_3_VERSION], ids=["tls1.2", "tls1.3"])
 @pytest.mark.parametrize(
-    ("kind", "algorithm"), [(kind, name) for kind, names in SIGNATURE_ALGORITHMS.items() for name in sorted(names)]
+    ("kind", "algorithm", "version"),
+    [
+        (kind, name, version)
+        for kind, names in SIGNATURE_ALGORITHMS.items()
+        for name in sorted(names)
+        for version in ([SSL.TLS1_2_VERSION] if name in TLS_1_2_ONLY else [SSL.TLS1_2_VERSION, SSL.TLS1_3_VERSION])
+    ],
 )
 def test_the_scheme_that_the_client_wants_is_signed(node: Node, kind: str, algorithm: str, version: int) -> None:
-    if not hasattr(SSL._lib, "SSL_CTX_set1_sigalgs_list"):
-        pytest.skip("pyOpenSSL does not let a client choose")
-    if version == SSL.TLS1_3_VERSION and algorithm in TLS_1_2_ONLY:
-        pytest.skip("TLS 1.3 does not have it for handshakes")
     shake_hands(node.hold(kind), version, algorithm)
     assert [scheme for _, scheme in node.asked] == [SCHEME_OF.get(algorithm, algorithm)]
 
@@ -283,9 +284,11 @@ def test_without_an_upcall_a_handshake_fails(node: Node) -> None:
     assert "nobody to ask" in str(fails(node))
 
 
-def test_an_upcall_must_be_callable() -> None:
+def test_an_upcall_must_be_callable(node: Node) -> None:
     with pytest.raises(TypeError, match="upcall"):
         provider.set_upcall(5)  # type: ignore[arg-type]
+    assert provider.set_upcall(None) is node
+    assert provider.set_upcall(node) is None
 
 
 def test_an_upcall_may_replace_itself(node: Node) -> None:

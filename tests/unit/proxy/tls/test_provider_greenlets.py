@@ -87,9 +87,9 @@ def suspend(context: SSL.Context, to_client: SSL.Context) -> Suspended:
 @pytest.fixture
 def key_of() -> Iterator[dict[bytes, Issued]]:
     issued = [issue(make_ca(), "site.example", shared_key(kind)) for kind in KINDS]
-    provider.set_upcall(switch_away)
+    before = provider.set_upcall(switch_away)
     yield {provider.ski_of(one.key.public_key()): one for one in issued}
-    provider.set_upcall(None)
+    provider.set_upcall(before)
     provider.take_error()
 
 

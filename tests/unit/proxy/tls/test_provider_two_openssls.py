@@ -70,9 +70,9 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> SystemOpenssl:
 def private_key() -> Iterator[ec.EllipticCurvePrivateKey]:
     key = shared_key("p256")
     assert isinstance(key, ec.EllipticCurvePrivateKey)
-    provider.set_upcall(lambda ski, scheme, message: sign(key, SCHEME_BY_NAME[scheme], message))
+    before = provider.set_upcall(lambda ski, scheme, message: sign(key, SCHEME_BY_NAME[scheme], message))
     yield key
-    provider.set_upcall(None)
+    provider.set_upcall(before)
     provider.take_error()
 
 
