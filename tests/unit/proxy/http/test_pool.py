@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from proxy.base.errors import HttpReason
-from tests.support.http_play import GET, OK, Play, Visit, answer_ok, play, read_exactly, read_head, until
+from tests.support.http_play import GET, OK, Origin, Play, Visit, answer_ok, play, read_exactly, read_head, until
 from tests.support.nginx import free_port
 
 CLOSE_GET = GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
@@ -146,10 +146,9 @@ async def test_refusing_server_is_marked_and_another_is_asked() -> None:
 
 async def test_upload_survives_a_refusing_server() -> None:
     async def upload(visit: Visit) -> None:
-        await visit.head()
-        assert await visit.body(200_000) == b"x" * 200_000
-        visit.send(OK)
-        await visit.reader.read(-1)
+        while await visit.head():
+            assert await visit.body(200_000) == b"x" * 200_000
+            visit.send(OK)
 
     dead = f"127.0.0.1:{free_port()}"
     async with play(upload) as one, play(upstream={"servers": (dead, dead, one.origin.address)}) as running:
@@ -161,19 +160,14 @@ async def test_upload_survives_a_refusing_server() -> None:
 
 async def test_dead_upstream_is_502_and_comes_back() -> None:
     port = free_port()
+    origin = Origin(answer_ok)
     async with play(upstream={"servers": (f"127.0.0.1:{port}",), "server_retry_s": 60}) as running:
         assert await ask_many(running, 2) == [502] * 2
         assert set(running.observer.failed) == {(HttpReason.UPSTREAM_CONNECT, 502)}
-
-        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            await reader.readuntil(b"\r\n\r\n")
-            writer.write(OK)
-            await reader.read(-1)
-            writer.close()
-
-        server = await asyncio.start_server(serve, "127.0.0.1", port)
+        await origin.start(port)
         assert status_of(await running.ask(CLOSE_GET)) == 200  # the only server is tried although it is marked
-        server.close()
+    await origin.stop()
+    await until(lambda: origin.open == 0)
 
 
 async def test_connect_that_hangs_is_504() -> None:
