@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING, cast
 
 from hsm.shared.logs import get_logger
 from proxy.base.errors import SigningError, SigningReason, TlsReason
-from proxy.base.jobs import ConnectionInfo, SignJob
+from proxy.base.jobs import SignJob
+from proxy.edge.info import address_of, connection_info
 from proxy.edge.shared import JobHandle
 from proxy.edge.transport import TlsTransport
 from proxy.tls.engine import TlsEngine
@@ -284,31 +285,10 @@ class EdgeConnection(asyncio.Protocol):
         )
         self._protocol = protocol = listener.services.new_protocol()
         self._transport = transport = TlsTransport(
-            self, self._tcp, self._engine, protocol, self._connection_info(event), listener.loop
+            self, self._tcp, self._engine, protocol, connection_info(self._tcp, listener.name, event), listener.loop
         )
         transport.is_batching = True
         protocol.connection_made(transport)
-
-    def _connection_info(self, event: HandshakeDone) -> ConnectionInfo:
-        client_ip, client_port = self._address("peername")
-        local_ip, local_port = self._address("sockname")
-        return ConnectionInfo(
-            client_ip=client_ip,
-            client_port=client_port,
-            local_ip=local_ip,
-            local_port=local_port,
-            listener=self._listener.name,
-            site=event.site,
-            server_name=event.server_name,
-            tls_version=event.version,
-            cipher=event.cipher,
-            alpn=event.alpn,
-            is_resumed=event.is_resumed,
-        )
-
-    def _address(self, which: str) -> tuple[str, int]:
-        address = self._tcp.get_extra_info(which) if self._tcp is not None else None
-        return (str(address[0]), int(address[1])) if address else ("", 0)
 
     def _hear_goodbye(self) -> None:
         self._peer_has_closed = True
@@ -353,7 +333,7 @@ class EdgeConnection(asyncio.Protocol):
             message=event.message,
             site=event.site,
             deadline=min(self._deadline, listener.loop.time() + listener.times.job_s),
-            client_ip=self._address("peername")[0],
+            client_ip=address_of(self._tcp, "peername")[0],
             server_name=event.server_name,
         )
         self._is_signing = True

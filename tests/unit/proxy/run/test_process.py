@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import os
+import resource
+import signal
+
+from proxy.run.process import HANDLED, allow_open_files, cpu_seconds, forget_masters_signals, resident_bytes
+
+
+def in_child(check) -> int:
+    """Exit status of a fork that runs `check`: 0 when it returns True."""
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            status = 0 if check() else 2
+        finally:
+            os._exit(status)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def test_a_child_has_none_of_the_masters_handlers() -> None:
+    def check() -> bool:
+        for number in HANDLED:
+            signal.signal(number, lambda *_: None)
+        forget_masters_signals()
+        ignored = {number for number in HANDLED if signal.getsignal(number) is signal.SIG_IGN}
+        default = {number for number in HANDLED if signal.getsignal(number) is signal.SIG_DFL}
+        return ignored == {signal.SIGINT, signal.SIGHUP, signal.SIGUSR2} and default == {signal.SIGTERM, signal.SIGCHLD}
+
+    assert in_child(check) == 0
+
+
+def test_the_limit_of_open_files_is_raised_as_far_as_allowed() -> None:
+    def check() -> bool:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (100, 200))
+        return (
+            allow_open_files(50) == 100
+            and allow_open_files(150) == 150
+            and allow_open_files(10_000) == 200
+            and resource.getrlimit(resource.RLIMIT_NOFILE) == (200, 200)
+        )
+
+    assert in_child(check) == 0
+
+
+def test_what_a_process_uses() -> None:
+    assert cpu_seconds() > 0
+    assert resident_bytes() > 1_000_000
