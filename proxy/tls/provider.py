@@ -70,9 +70,9 @@ def is_installed() -> bool:
 def set_upcall(upcall: Upcall | None) -> Upcall | None:
     """Set what makes signatures, for the whole process, and return what did before.
 
-    An upcall is a function (SKI, scheme name, whole message) -> signature. It runs inside OpenSSL's signature call, with
-    the GIL, and may switch greenlets. What it raises fails the signature and is kept for `take_error`. The scheme name
-    is the value of a `hsm.wire.schemes.Scheme`. Without an upcall (None) signatures fail.
+    An upcall is a function (SKI, scheme name, whole message) -> signature; the name is the value of a
+    `hsm.wire.schemes.Scheme`. It runs inside OpenSSL's signature call, with the GIL, and may switch greenlets. What it
+    raises fails the signature and is kept for `take_error`. Without an upcall (None) signatures fail.
     """
     return _provider.set_upcall(upcall)
 

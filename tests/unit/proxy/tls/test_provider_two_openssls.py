@@ -5,10 +5,12 @@ from __future__ import annotations
 import ctypes
 import ctypes.util
 import hashlib
+import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import greenlet
 import pytest
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -44,14 +46,15 @@ class SystemOpenssl:
         self.lib.BIO_free(bio)
         return ctypes.c_void_p(key)
 
-    def sign(self, key: ctypes.c_void_p, message: bytes) -> bytes:
-        """The signature, or nothing where it failed."""
+    def sign(self, key: ctypes.c_void_p, message: bytes, *, keeps_gil: bool = False) -> bytes:
+        """The signature, or nothing where it failed; called as cffi does (without the GIL) or as Rust may (with it)."""
         signing = ctypes.c_void_p(self.lib.EVP_MD_CTX_new())
         length = ctypes.c_size_t(200)
         signature = ctypes.create_string_buffer(200)
         digest: Any = b"SHA256"
         assert self.lib.EVP_DigestSignInit_ex(signing, None, digest, self.context, None, key, None) == 1
-        good = self.lib.EVP_DigestSign(signing, signature, ctypes.byref(length), message, len(message))
+        lib = ctypes.PyDLL(LIBCRYPTO) if keeps_gil else self.lib
+        good = lib.EVP_DigestSign(signing, signature, ctypes.byref(length), message, len(message))
         self.lib.EVP_MD_CTX_free(signing)
         return signature.raw[: length.value] if good == 1 else b""
 
@@ -82,6 +85,37 @@ def test_both_sign(system: SystemOpenssl, private_key: ec.EllipticCurvePrivateKe
     signature = system.sign(theirs, b"message")
     private_key.public_key().verify(signature, b"message", ec.ECDSA(hashes.SHA256()))
     assert ours.bits() == 256
+    system.lib.EVP_PKEY_free(theirs)
+
+
+def test_a_caller_may_hold_the_gil(system: SystemOpenssl, private_key: ec.EllipticCurvePrivateKey) -> None:
+    theirs = system.load(provider.key_reference(private_key.public_key()))
+    for keeps_gil in (True, False, True):
+        signature = system.sign(theirs, b"message", keeps_gil=keeps_gil)
+        private_key.public_key().verify(signature, b"message", ec.ECDSA(hashes.SHA256()))
+    system.lib.EVP_PKEY_free(theirs)
+
+
+def test_both_callers_may_be_put_aside_and_end_in_any_order(
+    system: SystemOpenssl, private_key: ec.EllipticCurvePrivateKey
+) -> None:
+    theirs = system.load(provider.key_reference(private_key.public_key()))
+
+    def switch_away(ski: bytes, scheme: str, message: bytes) -> bytes:
+        answer = greenlet.getcurrent().parent.switch(message)
+        assert isinstance(answer, bytes)
+        return answer
+
+    provider.set_upcall(switch_away)
+    inside = [greenlet.greenlet(system.sign) for _ in range(40)]
+    messages = [
+        one.switch(theirs, b"message %d" % number, keeps_gil=number % 3 == 0) for number, one in enumerate(inside)
+    ]
+    order = list(range(40))
+    random.Random(5).shuffle(order)
+    for number in order:
+        signature = sign(private_key, SCHEME_BY_NAME["ecdsa_sha256"], messages[number])
+        assert inside[number].switch(signature) == signature
     system.lib.EVP_PKEY_free(theirs)
 
 
