@@ -136,7 +136,11 @@ class UpstreamPool:
 
     def _assign(self, waiter: Waiter) -> bool:
         self._turn += 1
-        server = choose(self.servers, self._turn, self._loop.time(), waiter.tried)
+        server: Server | None
+        if len(self.servers) == 1:
+            server = self.servers[0]  # however it is marked: there is no other
+        else:
+            server = choose(self.servers, self._turn, self._loop.time(), waiter.tried)
         if server is None:
             return False
         if waiter.wants_fresh:
@@ -199,9 +203,10 @@ class UpstreamPool:
         """An unused connection: the one that waits longest may have it, or it rests."""
         server.idle.append(connection)
         connection.rest()
-        self.serve_waiters()
-        if connection in server.idle and (self._is_stopped or len(server.idle) > self.config.max_idle_connections):
-            connection.close()
+        if self._waiting:
+            self.serve_waiters()
+        if self._is_stopped or len(server.idle) > self.config.max_idle_connections:
+            server.idle[0].close()  # the one that rests longest
 
     def serve_waiters(self) -> None:
         """Give free places to those who wait, in order of arrival."""

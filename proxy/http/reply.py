@@ -20,8 +20,9 @@ UPGRADE_LINES = b"Connection: upgrade\r\nUpgrade: websocket\r\n"
 
 def client_framing(response: Response, minor: int) -> Framing:
     """Return how the body is delimited towards a client of HTTP/1.`minor`."""
-    if response.framing in (NONE, LENGTH):
-        return response.framing
+    framing = response.framing
+    if framing is LENGTH or framing is NONE:
+        return framing
     return CHUNKED if minor else UNTIL_CLOSE
 
 
@@ -35,7 +36,9 @@ def connection_line(minor: int, *, keeps: bool) -> bytes:
 def response_head(response: Response, framing: Framing, connection: bytes) -> bytes:
     """Return the head; `framing` is that of `client_framing`, `connection` the Connection line."""
     length = response.length
-    if framing is LENGTH or framing is CHUNKED:
+    if framing is LENGTH:
+        delimiter = b"Content-Length: %d\r\n" % length
+    elif framing is CHUNKED:
         delimiter = framing_line(framing, length)
     elif framing is NONE and length >= 0 and response.status >= 200 and response.status != 204:
         delimiter = b"Content-Length: %d\r\n" % length

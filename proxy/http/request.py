@@ -16,7 +16,7 @@ from proxy.http.body import BodyProblem, BodyReader, reader_for
 from proxy.http.framing import NO_BODY, NONE, Framing, request_framing
 from proxy.http.headers import Fields, ForwardedFields, framing_line, keeps_alive, sort_request
 from proxy.http.problem import HttpProblem, bad_framing, bad_request
-from proxy.http.syntax import HeadCollector, HeadTooLarge, SyntaxProblem, check_fields, parse_request_line
+from proxy.http.syntax import HeadCollector, HeadTooLarge, SyntaxProblem, parse_request
 
 _IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE", b"PROPFIND", b"REPORT", b"SEARCH"})
 _REFUSED_METHODS = frozenset({b"CONNECT", b"TRACE"})
@@ -67,12 +67,11 @@ class Request(msgspec.Struct, frozen=True, gc=False):
 def read_request(head: bytes, config: HttpConfig) -> Request:
     """Parse and check one whole head. Raises HttpProblem."""
     try:
-        method, target, major, minor, start = parse_request_line(head)
-        if major != 1 or minor > 1:
-            raise HttpProblem(505, HttpReason.UNSUPPORTED, "only HTTP/1.0 and HTTP/1.1 are spoken here")
-        check_fields(head, start)
+        method, target, major, minor, start = parse_request(head)
     except SyntaxProblem as problem:
         raise bad_request(str(problem)) from None
+    if major != 1 or minor > 1:
+        raise HttpProblem(505, HttpReason.UNSUPPORTED, "only HTTP/1.0 and HTTP/1.1 are spoken here")
     if len(target) > config.max_target_bytes:
         raise HttpProblem(414, HttpReason.HEADERS_TOO_LARGE, "the request target is too long")
     if head.count(b"\r\n", start) - 1 > config.max_headers:

@@ -13,7 +13,7 @@ from proxy.http.body import BodyProblem, BodyReader, reader_for
 from proxy.http.framing import UNTIL_CLOSE, Framing, response_framing
 from proxy.http.headers import Fields, keeps_alive, sort_response
 from proxy.http.problem import bad_response
-from proxy.http.syntax import HeadCollector, HeadTooLarge, SyntaxProblem, check_fields, parse_status_line
+from proxy.http.syntax import HeadCollector, HeadTooLarge, SyntaxProblem, parse_response
 
 MAX_INTERIM_RESPONSES = 32
 """1xx responses before a final one; an upstream that sends more is broken."""
@@ -40,8 +40,7 @@ class Response(msgspec.Struct, frozen=True, gc=False):
 def read_response(head: bytes, *, to_head: bool) -> Response:
     """Parse and check one whole head; `to_head`: it answers HEAD. Raises HttpProblem 502."""
     try:
-        minor, status, phrase, start = parse_status_line(head)
-        check_fields(head, start)
+        minor, status, phrase, start = parse_response(head)
     except SyntaxProblem as problem:
         raise bad_response(f"the upstream's response is malformed: {problem}") from None
     fields = sort_response(head, start)

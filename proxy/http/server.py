@@ -181,8 +181,10 @@ class HttpProtocol(ClientConnection):
         # RFC 9112 9.6: with a request that is not read to its end the connection cannot go on.
         if framing is UNTIL_CLOSE or not self._parser.is_complete or self._is_draining:
             self._keeps = False
-        head = response_head(response, framing, connection_line(self._minor, keeps=self._keeps))
-        self._write([head, *body_bytes(framing, parts, is_complete=is_complete)])
+        line = b"" if self._keeps and self._minor else connection_line(self._minor, keeps=self._keeps)
+        if framing is CHUNKED:
+            parts = body_bytes(CHUNKED, parts, is_complete=is_complete)
+        self._write([response_head(response, framing, line), *parts])
         if is_complete:
             self._response_sent()
 

@@ -12,9 +12,14 @@ import re
 TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
 _VALUE = rb"[\t -~\x80-\xff]*+"
 
-_REQUEST_LINE = re.compile(rb"(" + TOKEN + rb") ([!-~]++) HTTP/([0-9])\.([0-9])\r\n")
-_STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9][0-9])(?: (" + _VALUE + rb"))?\r\n")
-_BLOCK = re.compile(rb"(?:" + TOKEN + rb":" + _VALUE + rb"\r\n)*+\r\n")
+_FIELD_LINES = rb"(?:" + TOKEN + rb":" + _VALUE + rb"\r\n)*+\r\n"
+_REQUEST_LINE = rb"(" + TOKEN + rb") ([!-~]++) HTTP/([0-9])\.([0-9])\r\n"
+_STATUS_LINE = rb"HTTP/1\.([01]) ([1-9][0-9][0-9])(?: (" + _VALUE + rb"))?\r\n"
+_REQUEST = re.compile(_REQUEST_LINE + rb"()" + _FIELD_LINES)
+_RESPONSE = re.compile(_STATUS_LINE + rb"()" + _FIELD_LINES)
+_ONLY_REQUEST_LINE = re.compile(_REQUEST_LINE)
+_ONLY_STATUS_LINE = re.compile(_STATUS_LINE)
+_TRAILER = re.compile(TOKEN + rb":" + _VALUE + rb"\r\n")
 _BAD_BYTE = re.compile(rb"\x00|\r(?=[^\n])|(?<!\r)\n")
 
 HEAD_END = b"\r\n\r\n"
@@ -105,35 +110,35 @@ class HeadCollector:
         return HeadTooLarge(is_first_line=buffer.find(b"\r\n", 0, self._limit) < 0)
 
 
-def parse_request_line(head: bytes) -> tuple[bytes, bytes, int, int, int]:
-    """Return (method, target, major, minor, offset of the fields). Raises SyntaxProblem (RFC 9112 3)."""
-    match = _REQUEST_LINE.match(head)
+def parse_request(head: bytes) -> tuple[bytes, bytes, int, int, int]:
+    """Check a whole head. Return (method, target, major, minor, offset of the fields).
+
+    Raises SyntaxProblem (RFC 9112 3, 5).
+    """
+    match = _REQUEST.fullmatch(head)
     if match is None:
-        raise SyntaxProblem("malformed request line")
-    method, target, major, minor = match.groups()
-    return method, target, int(major), int(minor), match.end()
+        line = _ONLY_REQUEST_LINE.match(head)
+        raise SyntaxProblem("malformed request line" if line is None else _explain(head, line.end()))
+    method, target, major, minor, _ = match.groups()
+    return method, target, int(major), int(minor), match.end(5)
 
 
-def parse_status_line(head: bytes) -> tuple[int, int, bytes, int]:
-    """Return (minor version, status, reason phrase, offset of the fields). Raises SyntaxProblem (RFC 9112 4)."""
-    match = _STATUS_LINE.match(head)
+def parse_response(head: bytes) -> tuple[int, int, bytes, int]:
+    """Check a whole head. Return (minor version, status, reason phrase, offset of the fields).
+
+    Raises SyntaxProblem (RFC 9112 4, 5).
+    """
+    match = _RESPONSE.fullmatch(head)
     if match is None:
-        raise SyntaxProblem("malformed status line")
-    minor, status, reason = match.groups()
-    return int(minor), int(status), reason or b"", match.end()
-
-
-def check_fields(head: bytes, start: int) -> None:
-    """Check the fields from `start` to the end of `head`. Raises SyntaxProblem (RFC 9112 5)."""
-    block = _BLOCK.match(head, start)
-    if block is None or block.end() != len(head):
-        raise SyntaxProblem(_explain(head, start))
+        line = _ONLY_STATUS_LINE.match(head)
+        raise SyntaxProblem("malformed status line" if line is None else _explain(head, line.end()))
+    minor, status, reason, _ = match.groups()
+    return int(minor), int(status), reason or b"", match.end(4)
 
 
 def is_field_line(line: bytes) -> bool:
     """Whether `line`, with its CRLF, is one well-formed field; used for trailers."""
-    block = _BLOCK.match(line + b"\r\n")
-    return block is not None and block.end() == len(line) + 2
+    return _TRAILER.fullmatch(line) is not None
 
 
 def _explain(head: bytes, start: int) -> str:
