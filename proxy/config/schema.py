@@ -86,7 +86,7 @@ class TlsConfig(Strict, frozen=True, kw_only=True):
 
 
 class SiteConfig(Strict, frozen=True, kw_only=True):
-    """Names and the certificates shown for them: `[[sites]]`. A site has no key setting: certificates name their keys."""
+    """Names and the certificates shown for them: `[[sites]]`. It has no key setting: certificates name their keys."""
 
     names: Annotated[tuple[str, ...], Meta(min_length=1)]
     """DNS names, exact or with one leading "*." label."""

@@ -51,6 +51,7 @@ class EdgeConnection(asyncio.Protocol):
     """Joins one TCP transport, one TLS engine, the signer and one protocol above."""
 
     __slots__ = (
+        "__weakref__",
         "_deadline",
         "_end_reason",
         "_engine",
@@ -68,7 +69,6 @@ class EdgeConnection(asyncio.Protocol):
         "_tcp",
         "_transport",
         "_unsent_bytes",
-        "__weakref__",
     )
 
     def __init__(self, listener: EdgeListener) -> None:
