@@ -97,6 +97,7 @@ class Prober:
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.Handle | None = None
         self._under_way: _Probe | None = None
+        self._missed: set[bytes] = set()
         self._turn = rng.randrange(1 << 16)
 
     def start(self) -> None:
@@ -140,8 +141,13 @@ class Prober:
         self._under_way = None
         now = self._loop.time()
         interval_s = self._policy.probe_interval_s * self._rng.uniform(0.9, 1.1)
-        # A missing key says nothing about health and is not asked for again: go on with another key.
-        delay_s = 0.0 if reason is SigningReason.KEY_NOT_FOUND else max(0.0, probe.started + interval_s - now)
+        delay_s = max(0.0, probe.started + interval_s - now)
+        if reason is not SigningReason.KEY_NOT_FOUND or probe.key is None:
+            self._missed.clear()
+        elif probe.key.ski not in self._missed:
+            # A missing key says nothing about health: go on with another at once, but with each only once.
+            self._missed.add(probe.key.ski)
+            delay_s = 0.0
         self._timer = self._loop.call_later(delay_s, self._probe)
         self._report(ProbeResult(probe.key.ski if probe.key else b"", reason, detail, now - probe.started))
 

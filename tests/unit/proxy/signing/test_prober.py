@@ -1,0 +1,195 @@
+"""Probes: which key, how often, and what their ends mean."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any
+
+import pytest
+
+from hsm.wire.errors import ErrorCode, LinkFull
+from hsm.wire.messages import Expired, Failed, Lost, Ponged, Signed
+from hsm.wire.schemes import KeyFamily, KeyType, Scheme
+from proxy.base.errors import SigningReason
+from proxy.signing.connection import Answer, OnAnswer
+from proxy.signing.prober import ProbeKey, Prober, ProbeResult
+from tests.support.fake_node import FakeKey
+from tests.support.play import policy
+from tests.support.signing_cluster import until
+
+KEY = FakeKey.make()
+
+
+@dataclass
+class FakeLink:
+    """Answers at once with whatever `answer` makes of the request; None: never."""
+
+    answer: Callable[[bytes, Scheme, bytes], Answer | None]
+    asked: list[tuple[bytes, Scheme, bytes]] = field(default_factory=list)
+    pings: int = 0
+    is_full: bool = False
+
+    def sign(self, ski: bytes, scheme: Scheme, payload: bytes, deadline: float, on_answer: OnAnswer, tag: Any) -> int:
+        if self.is_full:
+            raise LinkFull("full")
+        self.asked.append((ski, scheme, payload))
+        if (answer := self.answer(ski, scheme, payload)) is not None:
+            asyncio.get_running_loop().call_soon(on_answer, tag, answer)
+        return 1
+
+    def ping(self, deadline: float, on_answer: OnAnswer, tag: Any) -> int:
+        self.pings += 1
+        asyncio.get_running_loop().call_soon(on_answer, tag, Ponged(1, b""))
+        return 1
+
+
+@dataclass
+class Probing:
+    """A prober and what it reported."""
+
+    link: FakeLink | None
+    keys: list[ProbeKey]
+    results: list[ProbeResult] = field(default_factory=list)
+    prober: Prober | None = None
+
+    def start(self) -> None:
+        self.prober = Prober(
+            policy(probe_interval_s=0.02, probe_timeout_s=0.02),
+            choose_keys=lambda: self.keys,
+            choose_link=lambda: self.link,
+            report=self.results.append,
+            rng=Random(1),
+        )
+        self.prober.start()
+
+
+@pytest.fixture
+async def probing() -> AsyncIterator[Probing]:
+    def sign(_ski: bytes, scheme: Scheme, payload: bytes) -> Answer:
+        return Signed(1, KEY.sign(scheme, payload))
+
+    play = Probing(FakeLink(sign), [ProbeKey.of(KEY.ski, KEY.type, KEY.public_pem)])
+    yield play
+    if play.prober:
+        play.prober.stop()
+
+
+async def test_a_good_signature_is_a_good_probe_again_and_again(probing: Probing) -> None:
+    probing.start()
+    await until(lambda: len(probing.results) >= 3)
+    assert {(result.ski, result.reason) for result in probing.results} == {(KEY.ski, None)}
+    assert probing.link is not None
+    payloads = [payload for _ski, _scheme, payload in probing.link.asked]
+    assert len(set(payloads)) == len(payloads)
+
+
+async def test_the_first_probe_comes_at_once_and_the_next_after_the_interval(probing: Probing) -> None:
+    loop = asyncio.get_running_loop()
+    started = loop.time()
+    probing.start()
+    await until(lambda: len(probing.results) == 1)
+    assert loop.time() - started < 0.015
+    await until(lambda: len(probing.results) == 4)
+    assert loop.time() - started >= 3 * 0.018 - 0.003
+
+
+async def test_keys_take_turns(probing: Probing) -> None:
+    others = [FakeKey.make(number=number) for number in (1, 2)]
+    probing.keys += [ProbeKey.of(key.ski, key.type) for key in others]
+    probing.start()
+    await until(lambda: len(probing.results) >= 6)
+    assert {result.ski for result in probing.results} == {KEY.ski, others[0].ski, others[1].ski}
+
+
+async def test_without_a_key_an_echo_will_do(probing: Probing) -> None:
+    probing.keys = []
+    probing.start()
+    await until(lambda: len(probing.results) >= 1)
+    assert probing.results[0].reason is None
+    assert probing.link is not None
+    assert probing.link.pings >= 1
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (Failed(1, ErrorCode.CRYPTOGRAPHY, "broken", None, None), SigningReason.NODE_ERROR),
+        (Failed(1, ErrorCode.BUSY, "", None, None), SigningReason.BUSY),
+        (Failed(1, ErrorCode.DENIED, "", None, None), SigningReason.DENIED),
+        (Expired(1), SigningReason.TIMEOUT),
+        (Lost(1), SigningReason.LINK_LOST),
+        (Signed(1, b"garbage"), SigningReason.WRONG_SIGNATURE),
+        (Signed(1, KEY.sign(Scheme.ECDSA_SHA256, bytes(32))), SigningReason.WRONG_SIGNATURE),
+    ],
+)
+async def test_other_ends_are_reported_with_their_reason(
+    probing: Probing, answer: Answer, reason: SigningReason
+) -> None:
+    probing.link = FakeLink(lambda *_request: answer)
+    probing.start()
+    await until(lambda: len(probing.results) >= 1)
+    assert probing.results[0].reason is reason
+
+
+async def test_without_the_public_key_the_form_alone_is_judged(probing: Probing) -> None:
+    probing.keys = [ProbeKey.of(KEY.ski, KEY.type)]
+    probing.link = FakeLink(lambda *_request: Signed(1, KEY.sign(Scheme.ECDSA_SHA256, bytes(32))))
+    probing.start()
+    await until(lambda: len(probing.results) >= 1)
+    assert probing.results[0].reason is None
+
+
+async def test_a_missing_key_is_followed_by_another_at_once(probing: Probing) -> None:
+    def answer(ski: bytes, scheme: Scheme, payload: bytes) -> Answer:
+        if ski != KEY.ski:
+            return Failed(1, ErrorCode.KEY_NOT_FOUND, "", None, None)
+        return Signed(1, KEY.sign(scheme, payload))
+
+    probing.link = FakeLink(answer)
+    probing.keys += [ProbeKey.of(FakeKey.make(number=number).ski, KEY.type) for number in (1, 2)]
+    loop = asyncio.get_running_loop()
+    started = loop.time()
+    probing.start()
+    await until(lambda: any(result.reason is None for result in probing.results))
+    assert loop.time() - started < 0.017
+
+
+async def test_keys_that_stay_missing_do_not_make_it_spin(probing: Probing) -> None:
+    probing.link = FakeLink(lambda *_request: Failed(1, ErrorCode.KEY_NOT_FOUND, "", None, None))
+    probing.start()
+    loop = asyncio.get_running_loop()
+    started = loop.time()
+    await until(lambda: loop.time() - started > 0.1)
+    assert 3 <= len(probing.results) <= 9
+
+
+async def test_no_room_on_the_link_is_a_bad_probe(probing: Probing) -> None:
+    assert probing.link is not None
+    probing.link.is_full = True
+    probing.start()
+    await until(lambda: len(probing.results) >= 1)
+    probing.link = None
+    await until(lambda: probing.results[-1].detail == "no link to the node")
+    assert {result.reason for result in probing.results} == {SigningReason.TIMEOUT}
+
+
+async def test_a_stopped_prober_ignores_a_late_answer(probing: Probing) -> None:
+    probing.start()
+    assert probing.prober is not None
+    assert probing.link is not None
+    late: list[tuple[OnAnswer, Any]] = []
+    probing.link.sign = lambda *request: late.append(request[-2:]) or 1  # type: ignore[method-assign,func-returns-value]
+    await until(lambda: bool(late))
+    probing.prober.stop()
+    on_answer, tag = late[0]
+    on_answer(tag, Signed(1, b"late"))
+    assert probing.results == []
+
+
+@pytest.mark.parametrize("kind", [*KeyType, *KeyFamily])
+def test_each_kind_of_key_has_a_scheme_of_its_family(kind: KeyType | KeyFamily) -> None:
+    family = kind.family if isinstance(kind, KeyType) else kind
+    assert ProbeKey.of(b"k" * 20, kind).scheme.family is family
