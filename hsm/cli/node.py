@@ -1,13 +1,16 @@
-"""`sealgate node`: run a node, check its config. Turns errors into one clear sentence and an exit status."""
+"""`sealgate node`: run a node, check its config, see how it is. Errors become one clear sentence and an exit status."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+
+from hsm.cli.management_client import ManagementProblem, call, socket_of
 
 node_app = typer.Typer(
     name="node", help="Run and check HSM nodes.", no_args_is_help=True, pretty_exceptions_show_locals=False
@@ -37,6 +40,35 @@ def check_node(config: ConfigOption = Path("node.toml")) -> None:
     typer.echo(summary)
 
 
+@node_app.command("status")
+def show_status(
+    socket: Annotated[Path | None, typer.Option("--socket", help="The node's management socket.")] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", "-c", help="The node's config; it names the socket.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
+) -> None:
+    """Show how a running node is."""
+    with _clear_errors():
+        status = call(socket_of(socket, config), "GET", "/status")
+    typer.echo(json.dumps(status, indent=2) if as_json else _status_lines(status))
+
+
+def _status_lines(status: dict[str, Any]) -> str:
+    state = "draining" if status["is_draining"] else "ready" if status["is_ready"] else "not ready"
+    lines = [
+        f"{status['name']} {status['version']}: {state}, up {status['uptime_s']:.0f} s",
+        f"keys {status['keys']} (revision {status['revision']})",
+        f"connections {status['connections']} of {status['connections_limit']}",
+    ]
+    lines += [
+        f"{name}: {lane['in_flight']} of {lane['places']} signing, {lane['abandoned']} of them abandoned;"
+        f" {lane['queued']} of {lane['queue_limit']} waiting; {lane['service_s'] * 1e6:.0f} us per signature"
+        for name, lane in status["lanes"].items()
+    ]
+    return "\n".join(lines)
+
+
 @contextmanager
 def _clear_errors() -> Iterator[None]:
     """Shows expected errors as sentences; a traceback is for programming errors only."""
@@ -45,7 +77,7 @@ def _clear_errors() -> Iterator[None]:
 
     try:
         yield
-    except (ConfigError, ListenError) as error:
+    except (ConfigError, ListenError, ManagementProblem) as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(EXIT_FAILED) from None
     except Exception as error:

@@ -11,7 +11,6 @@ import gc
 import os
 import signal
 import time
-from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -66,12 +65,9 @@ async def _serve(config: NodeConfig, base_dir: Path) -> None:
 class Node:
     """One HSM node. `start`, then `drain` and `stop`; `stop` alone is right after a start that failed, too."""
 
-    def __init__(
-        self, config: NodeConfig, base_dir: Path, *, open_: Callable[[NodeConfig, NodeFiles], Opened] | None = None
-    ) -> None:
+    def __init__(self, config: NodeConfig, base_dir: Path) -> None:
         self._config = config
         self._files = NodeFiles.of(config, base_dir)
-        self._open = open_ or (lambda config, files: open_backend(config.backend, files))
         self._metrics = NodeMetrics()
         self._tasks = Tasks(self._metrics.task_crashed)
         self._log = logs.get_logger("node")
@@ -97,7 +93,7 @@ class Node:
         ops = await serve(ops_app(self._metrics.exposition, self._health, self._ready), config.ops.address)
         self._running.append(ops)
         self.ops_address = ops.address
-        self._opened = opened = await asyncio.to_thread(self._open, config, files)
+        self._opened = opened = await asyncio.to_thread(open_backend, config.backend, files)
         self._service = Service(opened.backend, config.rules, _limits(config), self._metrics, loop)
         self._server = Server(self._service, context, config.listen, self._metrics, loop)
         management = Management(opened.admin, opened.refusal_of, self._metrics, self.status, self.refresh)

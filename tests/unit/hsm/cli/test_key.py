@@ -15,7 +15,6 @@ from structlog.testing import capture_logs
 from typer.testing import CliRunner, Result
 
 from hsm.cli.key import NewKeyType, key_app
-from hsm.cli.management_client import ManagementProblem, call, key_path, socket_of
 from hsm.node.app import Node
 from hsm.node.config import load_config
 from hsm.wire.schemes import KeyType
@@ -139,33 +138,6 @@ def test_without_a_node_it_is_said_who_is_missing(tmp_path: Path, monkeypatch: p
         dead.bind("dead.sock")
     result = CliRunner().invoke(key_app, ["list", "--socket", "dead.sock"])
     assert (result.exit_code, result.stderr) == (1, "nobody listens on dead.sock; is the node running?\n")
-
-
-async def test_what_is_no_node_is_said(tmp_path: Path) -> None:
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.read(10)
-        writer.write(b"SSH-2.0-nothing\r\n\r\n")
-        writer.close()
-
-    path = tmp_path / "other.sock"
-    server = await asyncio.start_unix_server(answer, path)
-    with pytest.raises(ManagementProblem, match=r"what answers at .*other\.sock is not a node"):
-        await asyncio.to_thread(call, path, "GET", "/keys")
-    server.close()
-    await server.wait_closed()
-
-
-def test_the_socket_comes_from_the_option_or_the_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = make_home(tmp_path).write_config("node-7")
-    assert socket_of(Path("x.sock"), config) == Path("x.sock")
-    assert socket_of(None, config) == tmp_path / "node-7.sock"
-    monkeypatch.chdir(tmp_path)
-    config.rename("node.toml")
-    assert socket_of(None, None) == tmp_path / "node-7.sock"
-
-
-def test_names_in_paths_are_quoted() -> None:
-    assert key_path("a/b?c", "csr") == "/keys/a%2Fb%3Fc/csr"
 
 
 def test_the_command_offers_every_type_that_can_be_made() -> None:

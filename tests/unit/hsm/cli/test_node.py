@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 from typer.testing import CliRunner
 
 from hsm.cli.node import node_app
 from hsm.node import app, check
+from hsm.node.config import load_config
 from hsm.shared.exposition import ListenError
 from tests.support.node import NodeHome, make_home
 
@@ -67,3 +71,23 @@ def test_programming_errors_are_not_hidden(home: NodeHome, monkeypatch: pytest.M
     monkeypatch.setattr(app, "run", crash)
     result = CliRunner().invoke(node_app, ["run", "--config", str(home.write_config())])
     assert isinstance(result.exception, ZeroDivisionError)
+
+
+async def test_status_says_how_a_running_node_is(home: NodeHome) -> None:
+    path = home.write_config()
+    node = app.Node(load_config(path), home.path)
+    with capture_logs():
+        await node.start()
+        plain = await asyncio.to_thread(CliRunner().invoke, node_app, ["status", "--config", str(path)])
+        as_json = await asyncio.to_thread(CliRunner().invoke, node_app, ["status", "--config", str(path), "--json"])
+        await node.stop()
+    assert plain.exit_code == 0
+    assert ": ready, up " in plain.stdout
+    assert "\nkeys 2 (revision 2)\nconnections 0 of 1024\ncheap: 0 of 1 signing" in plain.stdout
+    assert json.loads(as_json.stdout)["lanes"]["dear"]["queue_limit"] == 1024
+
+
+def test_the_status_of_no_node_is_one_clear_message(home: NodeHome) -> None:
+    result = CliRunner().invoke(node_app, ["status", "--socket", str(home.path / "gone.sock")])
+    assert result.exit_code == 1
+    assert result.stderr == f"there is no socket {home.path}/gone.sock; is the node running?\n"
