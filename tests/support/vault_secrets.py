@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
+
 from hsm.backends.vault.admin import VaultAdmin
 from hsm.backends.vault.opening import open_store, unlock_from
 from hsm.store import database, master_key
