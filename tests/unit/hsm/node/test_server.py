@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import socket
 import ssl
@@ -16,6 +17,7 @@ from hsm.backends.base import Backend
 from hsm.backends.vault import VaultBackend, open_store
 from hsm.node.access import AccessRule
 from hsm.node.config import ListenConfig
+from hsm.node.connection import NodeConnection
 from hsm.node.observe import ConnectionEnd, NodeObserver
 from hsm.node.requests import ServiceLimits
 from hsm.node.server import Server
@@ -431,3 +433,23 @@ async def test_an_address_in_use_is_a_clear_error(start: Start) -> None:
     node = await start(fake())
     with pytest.raises(ListenError, match=f"can't listen on {node.address}: .*; is another program using it\\?"):
         await start(fake(), address=node.address)
+
+
+async def test_connections_that_come_and_go_leave_nothing_behind(start: Start) -> None:
+    node = await start(fake())
+    context = client_context(node.home.identity("proxy"))
+    for number in range(90):
+        link = await node.link(context=context)
+        for _ in range(5):
+            link.sign(EC.ski, Scheme.ECDSA_SHA256, b"x")
+        link.flush()
+        if number % 3 == 1:
+            await link.receive()
+        if number % 3 == 2:
+            await link.greet()
+        await link.close()
+    await until(lambda: node.server.open_connections == 0)
+    assert node.service.open_requests == 0
+    gc.collect()
+    assert not [thing for thing in gc.get_objects() if isinstance(thing, NodeConnection)]
+    assert node.ear.ends == {ConnectionEnd.PEER_CLOSED: 90}
