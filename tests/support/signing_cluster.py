@@ -21,13 +21,13 @@ from tests.support.fake_node import FakeKey, FakeNode, LinkPki
 from tests.support.play import policy
 
 QUICK = {
-    "attempt_timeout_s": 0.2,
+    "attempt_timeout_s": 0.4,
     "job_timeout_s": 3.0,
-    "connect_timeout_s": 0.5,
+    "connect_timeout_s": 1.0,
     "reconnect_min_s": 0.02,
     "reconnect_max_s": 0.1,
     "probe_interval_s": 0.1,
-    "probe_timeout_s": 0.2,
+    "probe_timeout_s": 0.4,
 }
 """Times that let a fault be seen through in a moment."""
 

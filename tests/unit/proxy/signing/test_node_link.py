@@ -173,7 +173,7 @@ async def test_deadlines_end_requests_on_time_in_any_order(bench: Bench) -> None
         )
     await until(lambda: len(ended) == 4)
     for timeout_s, after_s in ended.items():
-        assert timeout_s - 0.002 <= after_s < timeout_s + 0.05
+        assert timeout_s - 0.002 <= after_s < timeout_s + 0.2
 
 
 async def test_a_reset_link_loses_its_requests_at_once_and_opens_again(bench: Bench) -> None:

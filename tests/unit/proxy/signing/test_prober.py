@@ -55,9 +55,9 @@ class Probing:
     results: list[ProbeResult] = field(default_factory=list)
     prober: Prober | None = None
 
-    def start(self) -> None:
+    def start(self, interval_s: float = 0.02) -> None:
         self.prober = Prober(
-            policy(probe_interval_s=0.02, probe_timeout_s=0.02),
+            policy(probe_interval_s=interval_s, probe_timeout_s=0.02),
             choose_keys=lambda: self.keys,
             choose_link=lambda: self.link,
             report=self.results.append,
@@ -89,11 +89,11 @@ async def test_a_good_signature_is_a_good_probe_again_and_again(probing: Probing
 async def test_the_first_probe_comes_at_once_and_the_next_after_the_interval(probing: Probing) -> None:
     loop = asyncio.get_running_loop()
     started = loop.time()
-    probing.start()
+    probing.start(interval_s=0.3)
     await until(lambda: len(probing.results) == 1)
-    assert loop.time() - started < 0.015
-    await until(lambda: len(probing.results) == 4)
-    assert loop.time() - started >= 3 * 0.018 - 0.003
+    assert loop.time() - started < 0.2
+    await until(lambda: len(probing.results) == 2)
+    assert loop.time() - started >= 0.26
 
 
 async def test_keys_take_turns(probing: Probing) -> None:
@@ -152,9 +152,9 @@ async def test_a_missing_key_is_followed_by_another_at_once(probing: Probing) ->
     probing.keys += [ProbeKey.of(FakeKey.make(number=number).ski, KEY.type) for number in (1, 2)]
     loop = asyncio.get_running_loop()
     started = loop.time()
-    probing.start()
+    probing.start(interval_s=1.0)
     await until(lambda: any(result.reason is None for result in probing.results))
-    assert loop.time() - started < 0.017
+    assert loop.time() - started < 0.5
 
 
 async def test_keys_that_stay_missing_do_not_make_it_spin(probing: Probing) -> None:
@@ -163,7 +163,7 @@ async def test_keys_that_stay_missing_do_not_make_it_spin(probing: Probing) -> N
     loop = asyncio.get_running_loop()
     started = loop.time()
     await until(lambda: loop.time() - started > 0.1)
-    assert 3 <= len(probing.results) <= 9
+    assert 2 <= len(probing.results) <= 9
 
 
 async def test_no_room_on_the_link_is_a_bad_probe(probing: Probing) -> None:

