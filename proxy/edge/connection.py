@@ -380,8 +380,12 @@ class EdgeConnection(asyncio.Protocol):
         protocol, self._protocol = self._protocol, None
         if self._transport is not None:
             self._transport.end()
-        if protocol is not None:
+        if protocol is None:
+            return
+        try:
             protocol.connection_lost(exc)
+        except Exception as error:  # whatever is wrong above, this connection's place must become free
+            self._crashed(error)
 
     def _crashed(self, error: Exception) -> None:
         """A defect of ours must cost one connection, not the worker, and must be seen."""

@@ -21,6 +21,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import NoReturn
 
+from hsm.shared.hardening import harden_process
 from hsm.shared.logs import configure, get_logger
 from proxy import __version__
 from proxy.run import metrics
@@ -66,6 +67,7 @@ class Master:
     def run(self) -> int:
         """Until a drain is complete. Returns the exit status."""
         configure("sealgate-master", fmt=self._config.process.log_format, level=self._config.process.log_level)
+        harden_process()
         name_process("sealgate-master")
         for warning in self._prepared.warnings:
             self._log.warning("config_warning", detail=warning)
@@ -177,7 +179,7 @@ class Master:
 
     def _log_exit(self, slot: Slot, pid: int, code: int) -> None:
         how = f"signal {signal.Signals(-code).name}" if code < 0 else f"status {code}"
-        if self._fleet.is_draining and code == 0:
+        if self._fleet.is_draining and code in (0, -signal.SIGTERM):
             self._log.info("process_stopped", slot=slot.name, pid=pid)
         else:
             self._log.error("process_died", slot=slot.name, pid=pid, how=how, restarts=slot.restarts)
@@ -283,7 +285,11 @@ class Master:
         if not waiting:
             self._is_announced = True
             control = self._control.address
-            self._announce(f"sealgate {__version__} ready: {len(workers)} workers on {where}; control http://{control}")
+            self._say(f"sealgate {__version__} ready: {len(workers)} workers on {where}; control http://{control}")
         elif self._announce_at is not None and time.monotonic() > self._announce_at:
             self._announce_at = None
-            self._announce(f"sealgate {__version__} is not ready yet: {waiting[0]}")
+            self._say(f"sealgate {__version__} is not ready yet: {waiting[0]}")
+
+    def _say(self, line: str) -> None:
+        with contextlib.suppress(OSError):  # whoever read our output may be gone, and clients must not care
+            self._announce(line)

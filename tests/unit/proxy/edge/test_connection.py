@@ -276,6 +276,22 @@ async def test_a_defect_above_costs_one_connection_only(make_edge) -> None:
     healthy.close()
 
 
+async def test_a_protocol_that_fails_at_its_end_does_not_keep_the_place(make_edge) -> None:
+    edge = await make_edge()
+
+    class BadLoser(edge.new_protocol):  # type: ignore[name-defined,misc]
+        def connection_lost(self, exc: Exception | None) -> None:
+            raise RuntimeError("a defect")
+
+    edge.new_protocol = BadLoser
+    _, writer = await edge.connect()
+    await until(lambda: bool(edge.protocols))
+    writer.transport.abort()
+    await until(lambda: edge.listener.budget.taken == 0, "the place is free")
+    assert edge.observer.crashes == ["edge_connection"]
+    edge.observer.crashes.clear()
+
+
 async def test_a_connection_frees_itself_without_the_collector(make_edge) -> None:
     edge = await make_edge()
     gc.collect()
