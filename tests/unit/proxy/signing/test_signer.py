@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -11,6 +12,9 @@ from hsm.wire.errors import ErrorCode
 from hsm.wire.schemes import Scheme
 from proxy.base.errors import SigningError, SigningReason
 from proxy.base.observe import NodeState
+from proxy.signing.commands import Attempt, RoutedJob
+from proxy.signing.signer import PendingSignature
+from proxy.signing.waiting import SWEEP_FROM
 from tests.support.fake_node import FakeKey, Fault
 from tests.support.signing_cluster import Cluster, until
 
@@ -287,9 +291,25 @@ async def test_clients_that_leave_are_cancelled_on_the_wire_and_leave_nothing(ma
     assert (cluster.signer.in_flight, cluster.signer.waiting) == (0, 0)
     assert called == []
     assert cluster.observer.failed == {SigningReason.CANCELLED: 300}
+    pending.clear()
+    del handle
+    gc.collect()
+    left = [thing for thing in gc.get_objects() if isinstance(thing, RoutedJob | Attempt | PendingSignature)]
+    assert len(left) <= SWEEP_FROM, "cancelled jobs are still held"
     for node in cluster.nodes.values():
         node.fault = Fault.NONE
     await sign_many(cluster, 20)
+
+
+async def test_stop_while_links_are_being_opened(make_cluster: MakeCluster) -> None:
+    cluster = await make_cluster("abc", wait=False)
+    cluster.nodes["b"].fault = Fault.SILENT
+    await cluster.nodes["c"].kill()
+    await asyncio.sleep(0.01)
+    loop = asyncio.get_running_loop()
+    started = loop.time()
+    await cluster.signer.stop()
+    assert loop.time() - started < 0.5
 
 
 async def test_cancelling_the_call_cancels_the_attempt(make_cluster: MakeCluster) -> None:
