@@ -41,7 +41,8 @@ class Backend(Protocol):
     def refresh(self) -> bool:
         """Look for keys that came or went elsewhere; True when the set changed.
 
-        Cheap when nothing happened: a node calls it every 0.25 s. Failures are logged and leave the keys as they are.
+        Cheap when nothing happened: a node calls it every 0.25 s. A failure leaves the keys as they
+        are; the backend logs it once and raises BackendError each time, so that /healthz can tell when it lasts.
         """
         ...
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import uvloop
 
+from hsm.backends.base import BackendError
 from hsm.node.config import NodeConfig, NodeFiles, load_config
 from hsm.node.factory import Opened, open_backend
 from hsm.node.management import Management
@@ -52,6 +53,7 @@ async def _serve(config: NodeConfig, base_dir: Path) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         # The first signal drains, a second one does not wait any longer.
         loop.add_signal_handler(number, lambda: node.hurry() if wanted.is_set() else wanted.set())
+    loop.add_signal_handler(signal.SIGHUP, node.refuse_reload)
     try:
         await node.start()
         # What lives now lives until the end: the garbage collector need not look at it again.
@@ -126,6 +128,10 @@ class Node:
         if not is_done and self._service is not None:
             self._log.warning("drain_cut_short", open_requests=self._service.open_requests)
 
+    def refuse_reload(self) -> None:
+        """SIGHUP: without this it would end the node and lose what is in flight."""
+        self._log.warning("reload_not_supported", hint="the config is read at start; restart this node, one at a time")
+
     def hurry(self) -> None:
         """Ends a drain at once."""
         self._is_hurried.set()
@@ -168,8 +174,9 @@ class Node:
             await asyncio.sleep(self._config.node.refresh_interval_s)
             try:
                 await self.refresh()
+            except BackendError:
+                continue  # logged by the backend; the keys it has go on signing, and /healthz tells when this lasts
             except Exception as error:
-                # The keys it has go on signing; /healthz tells when this lasts.
                 self._log.error("refresh_failed", error=type(error).__name__)
 
     def status(self) -> NodeStatus:

@@ -118,3 +118,15 @@ def test_the_process_is_not_dumpable_before_it_opens_its_keys(home: NodeHome) ->
     command = [sys.executable, "-c", probe, str(home.write_config())]
     result = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
     assert (result.stdout, result.stderr) == ("0\n", "")
+
+
+async def test_sighup_changes_nothing(node: Program, home: NodeHome) -> None:
+    link = await Link.open(node.ready["address"], home.identity("proxy"))
+    node.process.send_signal(signal.SIGHUP)
+    assert node.process.stderr is not None
+    said = json.loads(await asyncio.wait_for(node.process.stderr.readline(), PATIENCE_S))
+    assert said["event"] == "reload_not_supported"
+    asked = link.sign(home.ski("www-p256"), Scheme.ECDSA_SHA256, b"x")
+    link.flush()
+    assert isinstance(await link.answer(asked), Signed)
+    await link.close()

@@ -66,7 +66,10 @@ class VaultBackend:
         return self._snapshot.entries
 
     def refresh(self) -> bool:
-        """Take over what other processes wrote; True when keys came or went. A failure is logged once."""
+        """Take over what other processes wrote; True when keys came or went.
+
+        Raises BackendError(READ) when the store can't be read: the keys in memory stay, and it is logged once.
+        """
         with self._refreshing:
             try:
                 if not self._store.has_changed(self._snapshot.state):
@@ -76,7 +79,7 @@ class VaultBackend:
                 if error.sentence != self._last_failure:
                     self._log.error("vault_refresh_failed", reason=error.reason.value, error=error.sentence)
                 self._last_failure = error.sentence
-                return False
+                raise BackendError(ErrorCode.READ, error.sentence) from None
             before = self._snapshot
             self._snapshot = self._load(scan, before.keys, before.damaged)
             self._last_failure = ""

@@ -102,8 +102,9 @@ def test_a_store_that_fails_leaves_the_keys_as_they_are(store: Store, admin: Vau
     away = store.path.with_suffix(".away")
     store.path.rename(away)
     with capture_logs() as logs:
-        assert backend.refresh() is False
-        assert backend.refresh() is False
+        for _ in range(2):
+            with pytest.raises(BackendError, match="was removed or replaced"):
+                backend.refresh()
     assert [entry["event"] for entry in logs] == ["vault_refresh_failed"]
     assert backend.sign(made.ski, Scheme.ECDSA_SHA256, DIGEST)
     with pytest.raises(VaultError, match="was removed or replaced"):
