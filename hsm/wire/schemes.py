@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from enum import Enum, StrEnum
 
+_HASHES = {"sha256": hashlib.sha256, "sha384": hashlib.sha384, "sha512": hashlib.sha512}
 DIGEST_BYTES = {"sha256": 32, "sha384": 48, "sha512": 64}
 
 
@@ -78,7 +79,7 @@ class Scheme(Enum):
 
     def payload_of(self, message: bytes) -> bytes:
         """What a node signs for `message`: its digest, or the message itself for Ed25519."""
-        return hashlib.new(self.digest, message).digest() if self.digest else message
+        return _HASHES[self.digest](message).digest() if self.digest else message
 
 
 SCHEME_BY_OPCODE = {scheme.opcode: scheme for scheme in Scheme}
