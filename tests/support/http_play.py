@@ -157,6 +157,9 @@ async def play(
     assert [error for origin in origins for error in origin.errors] == []
     assert observer.crashes == []
     assert all(count == 0 for count in observer.open.values()), observer.open
+    for pool in factory.pools.values():
+        assert [(server.open, server.busy, server.idle) for server in pool.servers] == [(0, 0, [])] * len(pool.servers)
+        assert pool.waiting == 0
 
 
 async def until(condition: Callable[[], bool], patience_s: float = PATIENCE_S) -> None:

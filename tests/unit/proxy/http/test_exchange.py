@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 
 import pytest
 
 from proxy.base.errors import HttpReason
-from tests.support.http_play import GET, OK, Visit, answer_ok, play, read_exactly, read_head, until
+from tests.support.http_play import GET, OK, Play, Visit, answer_ok, play, read_exactly, read_head, until
 
 CLOSE_GET = GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
 UPLOAD = b"POST / HTTP/1.1\r\nHost: site.test\r\nContent-Length: 1000\r\n\r\n"
@@ -332,3 +333,56 @@ async def test_refused_upgrade_is_an_ordinary_response() -> None:
             writer.write(b"GET / HTTP/1.1\r\nHost: site.test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
             assert status_of(await read_head(reader)) == 200
             await read_exactly(reader, 2)
+
+
+async def test_whatever_ends_an_exchange_frees_its_connection_once() -> None:
+    """Clients and servers that break off at random; `play` checks that every count returns to nothing."""
+    dice = random.Random(7)
+
+    async def moody(visit: Visit) -> None:
+        while True:
+            head = await visit.head()
+            mood = dice.randrange(10)
+            if b"Content-Length: 5000" in head and mood < 7:
+                await visit.body(dice.choice([100, 5000]))
+            if mood == 0:
+                return
+            if mood == 1:
+                visit.send(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nab")
+                return
+            if mood == 2:
+                visit.send(b"nonsense\r\n\r\n")
+            elif mood == 3:
+                visit.send(b"HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.0 200 OK\r\n\r\nabc")
+                return
+            elif mood == 4:
+                visit.writer.transport.abort()
+                return
+            elif mood == 5:
+                await asyncio.sleep(0.02)
+            visit.send(OK)
+
+    async def client(running: Play) -> None:
+        reader, writer = await running.connect()
+        for _ in range(dice.randrange(1, 6)):
+            upload = b"POST / HTTP/1.1\r\nHost: site.test\r\nContent-Length: 5000\r\n\r\n" + b"x" * 5000
+            writer.write(dice.choice([GET, GET * 3, upload, upload[:-10], b"bad\r\n\r\n"]))
+            what = dice.randrange(4)
+            if what == 0:
+                break
+            if what == 1:
+                await asyncio.sleep(dice.random() * 0.02)
+            else:
+                with contextlib.suppress(TimeoutError, ConnectionError):
+                    await asyncio.wait_for(reader.read(100), 0.1)
+        writer.transport.abort()
+
+    limits = {"max_connections": 5, "max_waiting": 20, "queue_timeout_s": 0.1, "response_timeout_s": 0.3}
+    async with play(moody, moody, http={"linger_timeout_s": 0.05}, upstream=limits) as running:
+        for _ in range(6):
+            await asyncio.gather(*[client(running) for _ in range(40)])
+        await until(lambda: running.factory.active == 0)
+        assert len(running.observer.finished) > 20
+        assert len({reason for reason, _ in running.observer.failed}) > 3
+        busy = [server.busy for server in running.factory.pools["web"].servers]
+        assert busy == [0, 0]
