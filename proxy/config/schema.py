@@ -79,8 +79,8 @@ class TlsConfig(Strict, frozen=True, kw_only=True):
     """Protocols offered, best first. A client that offers only others is refused (RFC 7301 3.2)."""
     strict_sni: bool = False
     """Refuse clients whose SNI matches no site, or that send none, rather than give them the default site."""
-    tickets: Annotated[int, Meta(ge=0, le=8)] = 2
-    """Session tickets per full TLS 1.3 handshake; 0 turns tickets off for TLS 1.2, too."""
+    tickets: bool = True
+    """Give clients session tickets, by which they come back without a signature."""
     session_lifetime_s: Annotated[int, Meta(ge=60, le=604_800)] = 7200
     handshake_timeout_s: Seconds = 10.0
 

@@ -32,7 +32,7 @@ class ClusterSpec:
     workers: int = 2
     sites: tuple[str, ...] = ("localhost",)
     proxy_config: str = ""
-    """TOML that is put before the generated sections, for example "[tls]\\ntickets = 0"."""
+    """TOML that is put before the generated sections, for example "[tls]\\ntickets = false"."""
     upstream_config: str = ""
     """Lines added to `[[upstreams]]`."""
     signing_config: str = ""

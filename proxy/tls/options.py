@@ -31,8 +31,6 @@ _SESSION_ID_CONTEXT: Final = b"sealgate"
 _OP_PRIORITIZE_CHACHA: Final = 1 << 21
 """SSL_OP_PRIORITIZE_CHACHA (ssl.h), which pyOpenSSL does not name: clients without AES hardware get ChaCha20."""
 _VERSIONS: Final = {"1.2": SSL.TLS1_2_VERSION, "1.3": SSL.TLS1_3_VERSION}
-_TICKETS: Final = (0, 2)
-"""`SSL_CTX_set_num_tickets` is not in pyOpenSSL's cffi library, so OpenSSL's default is the only other number."""
 _PLAIN_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _SAFE_CIPHER: Final = re.compile(
     r"ECDHE-ECDSA-AES(128|256)-CCM|ECDHE-(ECDSA|RSA)-(AES128-GCM-SHA256|AES256-GCM-SHA384|CHACHA20-POLY1305)"
@@ -67,9 +65,6 @@ def check_options(tls: TlsConfig) -> list[OptionProblem]:
         ),
         *_check_protocols(tls.alpn),
     ]
-    if tls.tickets not in _TICKETS:
-        reason = f"{tls.tickets}: this OpenSSL can only be told to send {_TICKETS[1]} tickets, or none (0)"
-        problems.append(OptionProblem("tls.tickets", reason))
     if tls.min_version > tls.max_version:
         reason = f"{tls.min_version} is above max_version {tls.max_version}"
         problems.append(OptionProblem("tls.min_version", reason))
@@ -143,5 +138,5 @@ def _set_sessions(context: SSL.Context, tls: TlsConfig) -> None:
     context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
     context.set_session_id(_SESSION_ID_CONTEXT)
     context.set_timeout(tls.session_lifetime_s)
-    if tls.tickets == 0:
+    if not tls.tickets:
         context.set_options(SSL.OP_NO_TICKET)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 SECTIONS = {
     "listeners": 'address = "127.0.0.1:8443"',
-    "tls": "tickets = 2",
+    "tls": "tickets = true",
     "sites": 'names = ["a.test"]\ncertificates = ["a.pem"]\nupstream = "web"',
     "upstreams": 'name = "web"\nservers = ["10.0.0.1:80"]',
     "nodes": 'name = "n1"\naddress = "10.0.0.1:1"\n[[nodes]]\nname = "n2"\naddress = "10.0.0.2:1"',

@@ -266,7 +266,7 @@ def test_sessions_of_clients_without_a_name_resume(served: tuple[Contexts, Keys]
 
 
 def test_tickets_can_be_turned_off(tmp_path: Path) -> None:
-    served = build(tmp_path, TlsConfig(tickets=0))
+    served = build(tmp_path, TlsConfig(tickets=False))
     for version in (TLS12, TLS13):
         context = client_context(ROOT, maximum_version=version)
         first = talk(served, "a.test", context)

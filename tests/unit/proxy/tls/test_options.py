@@ -65,13 +65,6 @@ def test_all_safe_choices_are_known() -> None:
     assert complaints(ciphersuites=("TLS_AES_128_CCM_SHA256",)) == []
 
 
-@pytest.mark.parametrize("tickets", [1, 3, 8])
-def test_a_number_of_tickets_that_cannot_be_had_is_refused(tickets: int) -> None:
-    (line,) = complaints(tickets=tickets)
-    assert line.startswith(f"tls.tickets: {tickets}: ")
-    assert complaints(tickets=0) == complaints(tickets=2) == []
-
-
 def test_contexts_are_hardened() -> None:
     context = SSL.Context(SSL.TLS_SERVER_METHOD)
     apply_options(context, TlsConfig(session_lifetime_s=1234))
