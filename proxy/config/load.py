@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from hsm.shared.strict_toml import ConfigError, Problems, parse, read_text, resolve
+from hsm.shared.strict_toml import Problems, parse, read_text, resolve
 from proxy.config.checks import contradictions
 from proxy.config.schema import ProxyConfig
 
@@ -37,12 +37,6 @@ def missing_files(config: ProxyConfig) -> list[str]:
     """
     named = ((field, Path(getattr(config.signing, field))) for field in ("ca", "certificate", "private_key"))
     return [f"signing.{field}: {file}: {reason}" for field, file in named if (reason := _unreadable(file))]
-
-
-def raise_if_files_are_missing(config: ProxyConfig, path: Path) -> None:
-    """Raise ConfigError when `missing_files` finds any; `path` is the config file."""
-    if missing := missing_files(config):
-        raise ConfigError(path, missing)
 
 
 def _unreadable(file: Path) -> str:

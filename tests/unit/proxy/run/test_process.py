@@ -4,7 +4,12 @@ import os
 import resource
 import signal
 
+import pytest
+
 from proxy.run.process import HANDLED, allow_open_files, cpu_seconds, forget_masters_signals, resident_bytes
+
+# The children here do nothing that threads of the test process could disturb.
+pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 
 
 def in_child(check) -> int:
