@@ -10,7 +10,7 @@ from __future__ import annotations
 import msgspec
 
 from proxy.http.body import BodyProblem, BodyReader, reader_for
-from proxy.http.framing import UNTIL_CLOSE, Framing, response_framing
+from proxy.http.framing import LENGTH, UNTIL_CLOSE, Framing, response_framing
 from proxy.http.headers import Fields, keeps_alive, sort_response
 from proxy.http.problem import bad_response
 from proxy.http.syntax import HeadCollector, HeadTooLarge, SyntaxProblem, parse_response
@@ -54,11 +54,11 @@ def read_response(head: bytes, *, to_head: bool) -> Response:
 class ResponseParser:
     """Reads the responses of one upstream connection, one request at a time."""
 
-    __slots__ = ("_body", "_collector", "_interims", "_rest", "_to_head", "has_head", "is_complete")
+    __slots__ = ("_body", "_collector", "_interims", "_rest", "_to_head", "_whole", "has_head", "is_complete")
 
     def __init__(self, max_header_bytes: int) -> None:
         self._collector = HeadCollector(max_header_bytes, skips_empty_lines=False)
-        self._rest = b""
+        self._rest = self._whole = b""
         self._body: BodyReader | None = None
         self._to_head = False
         self._interims = 0
@@ -101,18 +101,27 @@ class ResponseParser:
             return None
         head, self._rest = found
         response = read_response(head, to_head=self._to_head)
-        if response.is_interim:
+        if response.status < 200 and response.is_interim:
             self._interims += 1
             if self._interims > MAX_INTERIM_RESPONSES:
                 raise bad_response("the upstream sends interim responses without end")
             return response
         self.has_head = True
-        self._body = reader_for(response.framing, response.length)
+        length = response.length
+        if response.framing is LENGTH and len(self._rest) >= length:
+            # The common small response came in one read: it needs no reader.
+            self._whole, self._rest = self._rest[:length], self._rest[length:]
+            self._body, self.is_complete = None, True
+            return response
+        self._body = reader_for(response.framing, length)
         self.is_complete = self._body is None
         return response
 
     def read_body(self) -> list[bytes]:
         """Return what has arrived of the body, maybe nothing. Raises HttpProblem 502."""
+        if self._whole:
+            parts, self._whole = [self._whole], b""
+            return parts
         data = self._rest
         if self._body is None or not data:
             return []

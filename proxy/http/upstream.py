@@ -215,7 +215,7 @@ class UpstreamConnection(asyncio.Protocol):
     def _read_head(self, receiver: Receiver) -> None:
         parser = self._parser
         while (response := parser.read_head()) is not None:
-            if response.is_interim:
+            if response.status < 200 and response.is_interim:
                 receiver.interim_received(response)
                 if self._receiver is not receiver:
                     return
