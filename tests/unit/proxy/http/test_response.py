@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import httptools
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -84,3 +85,47 @@ def test_interim_responses_are_bounded() -> None:
         assert parser.read_head() is not None
     with pytest.raises(HttpProblem, match="without end"):
         parser.read_head()
+
+
+class Oracle:
+    """What llhttp, another program's parser, sees in the same bytes."""
+
+    def __init__(self) -> None:
+        self.body, self.messages = b"", 0
+
+    def on_body(self, body: bytes) -> None:
+        self.body += body
+
+    def on_message_complete(self) -> None:
+        self.messages += 1
+
+
+BITS = st.lists(
+    st.sampled_from(
+        [
+            *(b"Content-Length: ", b"Transfer-Encoding: ", b"chunked", b"5", b"0", b"\r\n", b"\r\n\r\n", b"\n", b" "),
+            *(b"5\r\nhello\r\n", b"0\r\n\r\n", b"hello", b"X: y\r\n", b";a=b", b"\t", b"\x00", b",", b"\xff", b"\r"),
+        ]
+    ),
+    max_size=12,
+).map(b"".join)
+
+
+@given(BITS)
+def test_what_we_accept_llhttp_reads_alike(tail: bytes) -> None:
+    data = b"HTTP/1.1 200 OK\r\nServer: x\r\n" + tail
+    parser = ResponseParser(1024)
+    parser.expect(to_head=False)
+    parser.feed(data)
+    try:
+        response = parser.read_head()
+        if response is None:
+            return
+        body = b"".join(parser.read_body())
+    except HttpProblem:
+        return
+    used = data[: len(data) - len(parser.take_rest())] if parser.is_complete else data
+    oracle = Oracle()
+    httptools.HttpResponseParser(oracle).feed_data(used)
+    assert oracle.body == body
+    assert oracle.messages == (1 if parser.is_complete else 0)
