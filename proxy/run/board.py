@@ -94,7 +94,7 @@ class Board:
     @classmethod
     def create(cls) -> Board:
         """A new folder that only this user can look into."""
-        return cls(Path(tempfile.mkdtemp(prefix="sealgate-run-", dir=_memory_folder())))
+        return cls(Path(tempfile.mkdtemp(prefix="sealgate-run-", dir=board_parent())))
 
     def remove(self) -> None:
         """Delete the folder and what is in it."""
@@ -160,9 +160,13 @@ class Board:
             return None
 
 
-def _memory_folder() -> str | None:
-    """Where a rename touches no disk: reports are replaced several times per second, from within the event loop."""
-    return "/dev/shm" if os.access("/dev/shm", os.W_OK | os.X_OK) else None
+def board_parent() -> Path:
+    """Where boards are made: in memory if possible, so that a rename touches no disk.
+
+    Reports are replaced several times per second, from within the event loop.
+    """
+    in_memory = Path("/dev/shm")
+    return in_memory if os.access(in_memory, os.W_OK | os.X_OK) else Path(tempfile.gettempdir())
 
 
 def is_fresh(report: WorkerReport) -> bool:
