@@ -177,11 +177,11 @@ def test_what_we_accept_llhttp_reads_alike(tail: bytes) -> None:
         body = b"".join(parser.read_body())
     except HttpProblem:
         return
-    used = data[: len(data) - parser.buffered] if parser.is_complete else data
+    if not parser.is_complete:
+        return  # nothing was accepted yet: llhttp may refuse an unfinished line earlier
     oracle = Oracle()
-    httptools.HttpRequestParser(oracle).feed_data(used)
-    assert oracle.body == body
-    assert oracle.messages == (1 if parser.is_complete else 0)
+    httptools.HttpRequestParser(oracle).feed_data(data[: len(data) - parser.buffered])
+    assert (oracle.body, oracle.messages) == (body, 1)
     assert (b"host", b"a") in oracle.fields
 
 
