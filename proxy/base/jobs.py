@@ -1,14 +1,13 @@
-"""What travels between the TLS engine and the router: one wanted signature."""
+"""What travels between rooms: one wanted signature, and who a client is. Structs, because each handshake makes them."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from hsm.wire.schemes import Scheme
 
 
-@dataclass(frozen=True, slots=True)
-class SignJob:
+class SignJob(msgspec.Struct, frozen=True, gc=False):
     """One wanted signature of one handshake."""
 
     ski: bytes
@@ -28,8 +27,7 @@ class SignJob:
         return self.scheme.payload_of(self.message)
 
 
-@dataclass(frozen=True, slots=True)
-class ConnectionInfo:
+class ConnectionInfo(msgspec.Struct, frozen=True, gc=False):
     """What upper layers may know of a client's connection; `transport.get_extra_info(CONNECTION_INFO)`."""
 
     client_ip: str
