@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import time
 from collections.abc import Callable
 from typing import Any, Protocol, cast
 
@@ -182,7 +183,7 @@ class NodeConnection(asyncio.Protocol):
         if self._list_id:
             # The answer under way may be older than the change.
             self.session.cancel(self._list_id)
-        now = self._loop.time()
+        now = time.monotonic()
         deadline = now + self._list_timeout_s
         self._list_id = self.session.list_keys(now=now, deadline=deadline)
         if deadline < self._timer_at:
@@ -219,7 +220,7 @@ class NodeConnection(asyncio.Protocol):
 
     def _on_timer(self) -> None:
         self._timer, self._timer_at = None, float("inf")
-        now = self._loop.time()
+        now = time.monotonic()
         self.session.expire(now)
         self._report(self.session.events())
         if self.why_ended:

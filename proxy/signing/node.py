@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
@@ -162,7 +163,7 @@ class SigningNode:
             self._prober.stop()
         self._settle(is_changed, why)
         if self._health.links_up == 0:
-            self._carry_out(self._router.on_link_lost(self.name, self._loop.time()))
+            self._carry_out(self._router.on_link_lost(self.name, time.monotonic()))
         else:
             self._tell_paused()
 
@@ -182,7 +183,7 @@ class SigningNode:
     # probes
 
     def _keys_to_probe(self) -> Sequence[ProbeKey]:
-        now = self._loop.time()
+        now = time.monotonic()
         inventory = self._router.inventory
         held = [key for key in self._probe_keys if self.name in inventory.holders(key.ski, now)]
         return held or self._own_probe_keys
@@ -200,7 +201,7 @@ class SigningNode:
             return
         self.last_error = f"{result.reason.value}: {result.detail}".rstrip(": ")
         if result.reason is SigningReason.KEY_NOT_FOUND:
-            self._router.on_key_missing(self.name, result.ski, self._loop.time())
+            self._router.on_key_missing(self.name, result.ski, time.monotonic())
         elif result.reason is SigningReason.DRAINING:
             self.said_draining()
         if result.reason not in _SAYS_NOTHING:
@@ -214,12 +215,12 @@ class SigningNode:
             ProbeKey.of(entry.ski, entry.type) for entry in listed if entry.label.startswith(PROBE_LABEL)
         )
         skis = None if keys is None else [entry.ski for entry in keys]
-        self._carry_out(self._router.on_keys(self.name, skis, self._loop.time()))
+        self._carry_out(self._router.on_keys(self.name, skis, time.monotonic()))
 
     def _tell_paused(self) -> None:
         is_paused = not any(link.is_writable for link in self._links)
         if is_paused is not self._router.load_of(self.name).is_paused:
-            self._carry_out(self._router.on_paused(self.name, self._loop.time(), is_paused=is_paused))
+            self._carry_out(self._router.on_paused(self.name, time.monotonic(), is_paused=is_paused))
 
     def _settle(self, is_changed: bool, why: str) -> None:
         if not is_changed:
@@ -229,4 +230,4 @@ class SigningNode:
         self._observer.node_changed(self.name, state)
         is_up = state is NodeState.UP
         if is_up is not self._router.load_of(self.name).is_up:
-            self._carry_out(self._router.on_node_changed(self.name, self._loop.time(), is_up=is_up))
+            self._carry_out(self._router.on_node_changed(self.name, time.monotonic(), is_up=is_up))

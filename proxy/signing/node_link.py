@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import time
 from typing import Any, Protocol
 
 from hsm.shared.addresses import parse_address
@@ -116,7 +117,7 @@ class NodeLink:
         Raises LinkClosed or LinkFull.
         """
         connection = self._require()
-        now = self._loop.time()
+        now = time.monotonic()
         session = connection.session
         try:
             request_id = session.sign(
@@ -131,7 +132,7 @@ class NodeLink:
     def ping(self, deadline: float, on_answer: OnAnswer, tag: Any) -> int:
         """Ask for an echo, like `sign`."""
         connection = self._require()
-        request_id = connection.session.ping(b"sealgate", now=self._loop.time(), deadline=deadline)
+        request_id = connection.session.ping(b"sealgate", now=time.monotonic(), deadline=deadline)
         connection.await_answer(request_id, on_answer, tag, deadline)
         return request_id
 
@@ -150,7 +151,7 @@ class NodeLink:
             why = await self._connect_once()
             if self._is_stopping:
                 return
-            delay_s = self._backoff.delay_s(self._loop.time())
+            delay_s = self._backoff.delay_s(time.monotonic())
             self._log.debug("link_down", node=self._node.name, why=why, retry_in_s=round(delay_s, 3))
             await asyncio.sleep(delay_s)
 
@@ -193,7 +194,7 @@ class NodeLink:
         if connection.why_ended:  # between the list and this line
             raise ConnectionError(connection.why_ended)
         self._connection = connection
-        self._backoff.opened(self._loop.time())
+        self._backoff.opened(time.monotonic())
         self._owner.link_opened(self, keys)
         if connection.is_draining:
             self._owner.link_draining(self)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
@@ -113,7 +114,7 @@ class Prober:
 
     def _probe(self) -> None:
         self._timer = None
-        now = self._loop.time()
+        now = time.monotonic()
         keys = self._choose_keys()
         self._turn += 1
         key = keys[self._turn % len(keys)] if keys else None
@@ -139,7 +140,7 @@ class Prober:
 
     def _end(self, probe: _Probe, reason: SigningReason | None, detail: str) -> None:
         self._under_way = None
-        now = self._loop.time()
+        now = time.monotonic()
         interval_s = self._policy.probe_interval_s * self._rng.uniform(0.9, 1.1)
         delay_s = max(0.0, probe.started + interval_s - now)
         if reason is not SigningReason.KEY_NOT_FOUND or probe.key is None:

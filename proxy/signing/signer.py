@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import time
 from collections.abc import Callable, Mapping, Sequence
 from random import Random
 
@@ -140,7 +141,7 @@ class Signer:
 
     def submit(self, job: SignJob, on_done: OnDone) -> PendingSignature:
         """Begin to get a signature; `on_done(signature or SigningError)` follows in a later turn of the loop."""
-        now = self._loop.time()
+        now = time.monotonic()
         routed = RoutedJob(job, now, min(job.deadline, now + self._policy.job_timeout_s))
         pending = PendingSignature(self, routed, on_done)
         routed.owner = pending
@@ -171,7 +172,7 @@ class Signer:
 
     def has_node_for(self, ski: bytes) -> bool:
         """Whether a node that is up holds the key, or may hold it."""
-        return self._router.has_node_for(ski, self._loop.time())
+        return self._router.has_node_for(ski, time.monotonic())
 
     def status(self) -> list[NodeStatus]:
         """Every node, in the order of the config."""
@@ -233,14 +234,14 @@ class Signer:
         except (LinkFull, LinkClosed) as error:
             busy = SigningError(SigningReason.BUSY, str(error), node=node.name)
             self._observer.attempt_finished(node.name, busy.reason, 0.0)
-            now = self._loop.time()
+            now = time.monotonic()
             self._carry_out(self._router.on_error(attempt, busy, now, retry_after_s=LINK_FULL_RETRY_S))
 
     def _on_answer(self, attempt: Attempt, answer: Answer) -> None:
         if attempt.wire is None:
             return
         attempt.wire = None
-        now = self._loop.time()
+        now = time.monotonic()
         if isinstance(answer, Signed) and is_plausible(attempt.routed.job.scheme, answer.signature):
             self._observer.attempt_finished(attempt.node, None, now - attempt.started)
             self._nodes[attempt.node].signatures += 1
@@ -271,11 +272,11 @@ class Signer:
         if link is not None:
             attempt.wire = None
             link.cancel(attempt.request_id)
-            duration_s = self._loop.time() - attempt.started
+            duration_s = time.monotonic() - attempt.started
             self._observer.attempt_finished(attempt.node, SigningReason.CANCELLED, duration_s)
 
     def _cancel(self, routed: RoutedJob) -> None:
-        now = self._loop.time()
+        now = time.monotonic()
         job = routed.job
         self._observer.job_failed(job.site, job.scheme.value, SigningReason.CANCELLED, now - routed.started)
         self._carry_out(self._router.cancel(routed, now))
@@ -285,7 +286,7 @@ class Signer:
         on_done = routed.owner._take_callback()
         if on_done is not None:
             job = routed.job
-            duration_s = self._loop.time() - routed.started
+            duration_s = time.monotonic() - routed.started
             self._observer.job_finished(job.site, job.scheme.value, command.node, duration_s)
             self._call(on_done, command.signature)
 
@@ -296,7 +297,7 @@ class Signer:
         on_done = routed.owner._take_callback()
         if on_done is not None:
             job = routed.job
-            duration_s = self._loop.time() - routed.started
+            duration_s = time.monotonic() - routed.started
             self._observer.job_failed(job.site, job.scheme.value, error.reason, duration_s)
             self._call(on_done, error)
 
@@ -315,7 +316,7 @@ class Signer:
             self._told_waiting = waiting
             self._observer.queue_changed(waiting)
         if waiting:
-            at = self._router.next_time(self._loop.time())
+            at = self._router.next_time(time.monotonic())
             if at < self._timer_at:
                 self._arm(at)
 
@@ -323,11 +324,11 @@ class Signer:
         if self._timer is not None:
             self._timer.cancel()
         self._timer_at = at
-        self._timer = self._loop.call_at(max(at, self._loop.time() + TIMER_STEP_S), self._on_timer)
+        self._timer = self._loop.call_at(max(at, time.monotonic() + TIMER_STEP_S), self._on_timer)
 
     def _on_timer(self) -> None:
         self._timer, self._timer_at = None, NEVER
-        self._carry_out(self._router.on_time(self._loop.time()))
+        self._carry_out(self._router.on_time(time.monotonic()))
 
     def _is_ready(self) -> bool:
         if self._site_skis:
