@@ -8,6 +8,7 @@ or `_end` (broken off): the connection is given back or cut, the observer told. 
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Protocol
 
 from proxy.base.errors import HttpReason
@@ -118,7 +119,7 @@ class Exchange:
         self._pending: list[bytes] = []
         self._is_over = self._has_continued = False
         self._bytes_in = self._bytes_out = 0
-        self._started_at = self._attempted_at = loop.time()
+        self._started_at = self._attempted_at = time.monotonic()
 
     def start(self) -> None:
         """Ask the pool for a connection."""
@@ -185,7 +186,7 @@ class Exchange:
         """See Waiter."""
         self.is_waiting = False
         self._connection, self._server = connection, server
-        self._attempted_at = self._loop.time()
+        self._attempted_at = time.monotonic()
         request = self.request
         pending, self._pending = self._pending, []
         is_done = self.is_request_done
@@ -204,11 +205,11 @@ class Exchange:
         """See Waiter."""
         if server is not None:
             self._observer.upstream_attempted(
-                self._pool.name, server.address, problem.reason, self._loop.time() - self._attempted_at
+                self._pool.name, server.address, problem.reason, time.monotonic() - self._attempted_at
             )
             self.tried.append(server)
             if len(self.tried) < len(self._pool.servers):
-                self._attempted_at = self._loop.time()
+                self._attempted_at = time.monotonic()
                 self._pool.acquire(self)
                 return
         self._fail(problem)
@@ -301,7 +302,7 @@ class Exchange:
 
     def _attempt_ended(self, reason: HttpReason | None) -> None:
         if self._server is not None:
-            duration = self._loop.time() - self._attempted_at
+            duration = time.monotonic() - self._attempted_at
             self._observer.upstream_attempted(self._pool.name, self._server.address, reason, duration)
 
     def _fail(self, problem: HttpProblem) -> None:
@@ -335,7 +336,7 @@ class Exchange:
             self._pool.name,
             _METHODS.get(request.method, "OTHER"),
             self.response.status if self.response is not None else 0,
-            self._loop.time() - self._started_at,
+            time.monotonic() - self._started_at,
             self._bytes_in,
             self._bytes_out,
         )
