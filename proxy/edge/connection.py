@@ -317,10 +317,13 @@ class EdgeConnection(asyncio.Protocol):
         if tcp is None or tcp.is_closing():
             return
         self._unsent_bytes = tcp.get_write_buffer_size()
-        tcp.resume_reading()
-        tcp.write_eof()
         self._listener.handshakes.stop(self)
         self._listener.lingering.start(self)
+        if self._peer_has_closed:
+            tcp.close()  # once all is sent; there is nothing to wait for
+        else:
+            tcp.resume_reading()
+            tcp.write_eof()
 
     # signatures
 

@@ -105,7 +105,8 @@ class ClientConnection(asyncio.Protocol):
         self._phase = CLOSING
         if self._wire is not None:
             self._wire.close()
-        self._arm()
+            if self._wire.has_unsent:  # else nobody has to wait for the client
+                self._arm()
 
     def _abort(self) -> None:
         self._phase = CLOSING

@@ -60,6 +60,11 @@ class ClientWire:
             if not self._transport.is_closing():
                 self._transport.resume_reading()
 
+    @property
+    def has_unsent(self) -> bool:
+        """Whether the transport still holds something to be sent; what the kernel has is the kernel's to send."""
+        return self._transport.get_write_buffer_size() > 0
+
     def note_progress(self) -> None:
         """Remember how much is unsent, for `has_progressed`."""
         self._unsent = unsent_bytes(self._transport)

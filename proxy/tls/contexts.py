@@ -1,6 +1,7 @@
 """The TLS contexts of all sites: built once, before the workers are forked, and never changed.
 
-A connection begins with the *front* context, which has no certificate. The server name callback then switches it to
+A connection begins with the *front* context: the default site's, so that most need no switch, or, where no site serves
+strangers, one without a certificate. The server name callback then switches it to
 its site's context. Session tickets always belong to the context a connection began with, so one front means one set
 of ticket keys for all sites and, because it exists before the fork, for all workers.
 
@@ -105,11 +106,12 @@ def build_contexts(
     if problems:
         raise CertificateProblems(problems)
     provider.set_upcall(ask_for_signature)
-    front = _new_context(tls)
-    set_server_name_callback(front)
     contexts = {site.name: _site_context(tls, loaded.by_site[site.name], problems) for site in sites}
     if problems:
         raise CertificateProblems(problems)
+    default = next((contexts[site.name] for site in sites if site.default and not tls.strict_sni), None)
+    front = default or _new_context(tls)
+    set_server_name_callback(front)
     table = _site_table(tls, sites, contexts)
     return Contexts(front, table, tls.alpn, loaded)
 

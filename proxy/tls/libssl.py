@@ -1,7 +1,7 @@
 """The server's end of one TLS connection over memory buffers: the few libssl calls of the hot path.
 
-pyOpenSSL makes and owns the objects. Its `do_handshake`, `recv` and `bio_read` report "no more data" by an exception
-and copy record by record, which costs more than the cryptography of a small record. So this module, and only this
+pyOpenSSL makes the contexts. Its `Connection` reports "no more data" by an exception, copies record by record and keeps
+a weak reference to each object, which costs more than the cryptography of a small record. So this module, and only this
 one, calls the same functions through pyOpenSSL's cffi library and returns a status instead. It knows nothing of sites,
 signatures or events; the engine does.
 """
@@ -48,23 +48,32 @@ class _Scratch(threading.local):
 _scratch = _Scratch()
 
 
+def _required(pointer: Any) -> Any:
+    if pointer == ffi.NULL:
+        raise MemoryError
+    return pointer
+
+
 class Endpoint:
     """One SSL object. After FAILED the thread's error queue says why, and only `take_output` may follow."""
 
-    __slots__ = ("_connection", "_input", "_output", "_ssl")
+    __slots__ = ("_context", "_input", "_output", "_ssl")
 
     def __init__(self, context: SSL.Context) -> None:
-        connection = SSL.Connection(context, None)
-        connection.set_accept_state()
-        self._connection = connection
-        self._ssl: Any = connection._ssl
-        self._input: Any = connection._into_ssl
-        self._output: Any = connection._from_ssl
+        self._context = context
+        self._ssl: Any = ffi.gc(_required(lib.SSL_new(context._context)), lib.SSL_free)
+        self._input: Any = _required(lib.BIO_new(lib.BIO_s_mem()))
+        self._output: Any = lib.BIO_new(lib.BIO_s_mem())
+        if self._output == ffi.NULL:
+            lib.BIO_free(self._input)
+            raise MemoryError
+        lib.SSL_set_bio(self._ssl, self._input, self._output)  # the SSL object owns both from here
+        lib.SSL_set_accept_state(self._ssl)
 
     def feed(self, ciphertext: bytes) -> None:
         """Hand over what came from the peer; nothing is processed yet."""
-        if ciphertext:
-            self._connection.bio_write(ciphertext)
+        if ciphertext and lib.BIO_write(self._input, ciphertext, len(ciphertext)) != len(ciphertext):
+            raise MemoryError
 
     def handshake(self) -> int:
         """Go on with the handshake: DONE, WANT_READ, CLOSED or FAILED."""
@@ -101,7 +110,9 @@ class Endpoint:
 
     def switch_context(self, context: SSL.Context) -> None:
         """Use another context's certificates; only from within the server name callback."""
-        self._connection.set_context(context)
+        if context is not self._context:
+            lib.SSL_set_SSL_CTX(self._ssl, context._context)
+            self._context = context
 
     def _status(self, result: int) -> int:
         return _STATUS.get(lib.SSL_get_error(self._ssl, result), FAILED)

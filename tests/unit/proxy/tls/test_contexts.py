@@ -48,7 +48,8 @@ def test_sites_have_contexts_of_their_own(contexts: Contexts) -> None:
     assert a is not None
     assert b is not None
     assert (a.name, b.name) == ("a.test", "b.test")
-    assert len({id(contexts.front), id(a.context), id(b.context)}) == 3
+    assert a.context is not b.context
+    assert contexts.front is a.context, "most connections need no switch"
     assert contexts.find("unknown.test") is contexts.find("") is a
     assert "SSL" not in repr(a)
 
@@ -127,3 +128,15 @@ def test_no_file_of_ours_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(module.tempfile, "tempdir", str(scratch))
     build_sites(tmp_path, [Served(("a.test",), (certificate(), certificate("ed25519")))])
     assert list(scratch.iterdir()) == []
+
+
+@pytest.mark.parametrize(("default", "is_strict"), [(False, False), (True, True)])
+def test_connections_begin_without_a_certificate_where_strangers_are_refused(
+    tmp_path: Path, default: bool, is_strict: bool
+) -> None:
+    sites = [Served(("a.test",), (certificate(),), default=default)]
+    contexts = build_sites(tmp_path, sites, TlsConfig(strict_sni=is_strict))[0]
+    a = contexts.find("a.test")
+    assert a is not None
+    assert contexts.front is not a.context
+    assert contexts.find("unknown.test") is None
