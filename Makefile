@@ -5,18 +5,21 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
 SOURCES := $(wildcard proxy/native/*.c proxy/native/*.h proxy/native/*.map)
 
-.PHONY: help setup demo demo-check test lint types unit behaviour bench clean
+LOCK_OPTIONS := --quiet --generate-hashes --allow-unsafe --strip-extras --no-header \
+	--no-emit-index-url --no-emit-trusted-host --no-emit-find-links
+
+.PHONY: help setup demo demo-check test lint types unit behaviour bench lock clean
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
 setup: $(STAMP) ## Install everything into .venv; the command is then .venv/bin/sealgate
 
-$(VENV)/.lock-stamp: requirements.lock
+$(VENV)/.lock-stamp: requirements-dev.lock
 	@PYTHON="$(PYTHON)" .ci/packages build
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Sealgate needs Python 3.11 or newer; name one with PYTHON=")'
 	@test -x $(BIN)/python || { echo "Making $(VENV)"; $(PYTHON) -m venv $(VENV); }
-	@echo "Installing Python packages from requirements.lock"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@echo "Installing Python packages from requirements-dev.lock"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
 	@touch $@
 
 $(STAMP): $(VENV)/.lock-stamp pyproject.toml $(SOURCES)
@@ -55,6 +58,10 @@ behaviour: setup ## Only the tests that start the real programs
 bench: setup ## Paired measurements against nginx; rows go to bench/results/latest.json
 	@PYTHON="$(PYTHON)" .ci/packages bench
 	@$(BIN)/python -m bench
+
+lock: ## Write both lock files anew from pyproject.toml (needs pip-tools)
+	pip-compile $(LOCK_OPTIONS) --extra build -o requirements.lock pyproject.toml
+	pip-compile $(LOCK_OPTIONS) --extra build --extra dev -c requirements.lock -o requirements-dev.lock pyproject.toml
 
 clean: ## Remove what was built
 	rm -rf $(VENV) build *.egg-info bench/results .mypy_cache .ruff_cache .pytest_cache .hypothesis proxy/tls/*.so
