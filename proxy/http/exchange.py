@@ -72,6 +72,7 @@ class Exchange:
         "_connection",
         "_has_continued",
         "_head",
+        "_is_client_blocked",
         "_is_over",
         "_loop",
         "_observer",
@@ -117,7 +118,7 @@ class Exchange:
         self._connection: UpstreamConnection | None = None
         self._server: Server | None = None
         self._pending: list[bytes] = []
-        self._is_over = self._has_continued = False
+        self._is_over = self._has_continued = self._is_client_blocked = False
         self._bytes_in = self._bytes_out = 0
         self._started_at = self._attempted_at = time.monotonic()
 
@@ -156,11 +157,13 @@ class Exchange:
 
     def client_blocked(self) -> None:
         """The client takes no more bytes for now."""
+        self._is_client_blocked = True
         if self._connection is not None:
             self._connection.pause()
 
     def client_unblocked(self) -> None:
         """The client takes bytes again."""
+        self._is_client_blocked = False
         if self._connection is not None:
             self._connection.resume()
 
@@ -198,6 +201,8 @@ class Exchange:
             is_done=is_done,
             awaits=is_done or request.expects_continue,
         )
+        if self._is_client_blocked:  # since before there was a connection that could have been paused
+            connection.pause()
         if request.framing is not NONE:
             self._client.go_on()
 

@@ -293,3 +293,38 @@ async def test_drain_closes_idle_connections_and_finishes_the_others() -> None:
         assert b"\r\nConnection: close\r\n" in await read_head(reader)
         assert await asyncio.wait_for(reader.read(-1), 10) == b"ok"
         await until(lambda: running.factory.active == 0)
+
+
+async def test_client_that_is_blocked_before_there_is_an_upstream_connection_is_not_buffered_for() -> None:
+    size = 32 * 2**20
+    gate, whole = asyncio.Event(), asyncio.Event()
+
+    async def first_waits_then_large(visit: Visit) -> None:
+        await visit.head()
+        await gate.wait()
+        visit.send(OK)
+        await visit.head()
+        visit.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size)
+        for _ in range(size // 65536):
+            visit.send(bytes(65536))
+            await visit.writer.drain()
+        whole.set()
+
+    async with play(first_waits_then_large, upstream={"max_connections": 1}) as running:
+        _, first = await running.connect()
+        first.write(GET)
+        await until(lambda: running.origin.visits == 1)
+        known = set(running.factory._connections)
+        reader, second = await running.connect()
+        second.write(GET)
+        await until(lambda: running.factory.pools["web"].waiting == 1)
+        # What TLS says by itself can fill the transport, too, and pause_writing is told only once.
+        [blocked] = set(running.factory._connections) - known
+        blocked._wire._transport.set_write_buffer_limits(high=2**40)
+        blocked.pause_writing()
+        gate.set()
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(whole.wait(), 1.0)
+        blocked.resume_writing()
+        await read_head(reader)
+        await read_exactly(reader, size)
