@@ -225,6 +225,7 @@ class HttpProtocol(ClientConnection):
         self._phase = TUNNEL
         self._write([response_head(response, NONE, UPGRADE_LINES), rest])
         self._arm()
+        self.go_on()  # a client that sent much ahead is held; from here on the upstream decides about that
         early = self._parser.take_rest()
         if early and self._exchange is not None:
             self._exchange.tunnel_send(early)

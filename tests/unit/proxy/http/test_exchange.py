@@ -313,6 +313,28 @@ async def test_websocket_is_tunnelled_both_ways() -> None:
         assert running.observer.finished == [("site.test", "web", "GET", 101, 9, 9)]
 
 
+async def test_much_that_was_sent_before_the_switch_does_not_stop_a_tunnel() -> None:
+    size = 2**20
+    gate, received = asyncio.Event(), bytearray()
+
+    async def socket(visit: Visit) -> None:
+        await visit.head()
+        await gate.wait()
+        visit.send(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n")
+        while data := await visit.reader.read(65536):
+            received.extend(data)
+
+    async with play(socket) as running:
+        reader, writer = await running.connect()
+        writer.write(GET.replace(b"\r\n\r\n", b"\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n"))
+        await until(lambda: running.origin.visits == 1)
+        writer.write(bytes(size))
+        await until(lambda: any(connection._is_held for connection in running.factory._connections))
+        gate.set()
+        assert status_of(await read_head(reader)) == 101
+        await until(lambda: len(received) == size)
+
+
 async def test_unused_tunnel_is_closed() -> None:
     async def socket(visit: Visit) -> None:
         await visit.head()
