@@ -145,14 +145,24 @@ def from_pem(pem: bytes, password: bytes | None) -> PrivateKey:
     if len(pem) > MAX_PEM_BYTES:
         raise VaultError(VaultReason.INVALID, "the PEM is larger than 64 KiB; give the file of one private key")
     try:
-        key = load_pem_private_key(pem, password or None)
+        key = _checked(load_pem_private_key(pem, password or None, unsafe_skip_rsa_key_validation=True))
     except TypeError:
         sentence = "the key has no password, but one was given" if password else "the key needs a password; give it"
         raise VaultError(VaultReason.INVALID, sentence) from None
     except (ValueError, UnsupportedAlgorithm):
         why = "is the password right?" if password else "give the PEM file of a private key"
         raise VaultError(VaultReason.INVALID, f"no usable private key was found in the PEM; {why}") from None
+    return key
+
+
+def _checked(key: object) -> PrivateKey:
+    """A key from outside of a kind and size that the vault keeps, whose parts fit together. Raises ValueError too.
+
+    The size is looked at first: to find out whether the primes of an oversized RSA key are primes takes hours.
+    """
     type_of(key)
+    if isinstance(key, RSAPrivateKey):
+        return key.private_numbers().private_key()
     return cast("PrivateKey", key)
 
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import base64
+import time
 from datetime import UTC, datetime
 
 import msgspec
@@ -125,3 +127,38 @@ def test_references_are_skis_or_labels() -> None:
     assert keys.ski_in("AB" * 20) == b"\xab" * 20
     assert keys.ski_in(b"x" * 20) == b"x" * 20
     assert keys.ski_in("label") is None
+
+
+def pem_of_huge_primes() -> bytes:
+    """A sound RSA key of 44,910 bits, from two Mersenne primes."""
+    p, q, e = 2**23209 - 1, 2**21701 - 1, 65537
+    d = pow(e, -1, (p - 1) * (q - 1))
+    parts = b"".join(der(2, n) for n in (0, p * q, e, d, p, q, d % (p - 1), d % (q - 1), pow(q, -1, p)))
+    lines = base64.encodebytes(der(0x30, parts)).decode()
+    return f"-----BEGIN RSA PRIVATE KEY-----\n{lines}-----END RSA PRIVATE KEY-----\n".encode()
+
+
+def der(tag: int, value: int | bytes) -> bytes:
+    data = value.to_bytes(value.bit_length() // 8 + 1) if isinstance(value, int) else value
+    size = len(data).to_bytes((len(data).bit_length() + 7) // 8)
+    return bytes((tag,)) + (size if len(data) < 0x80 else bytes((0x80 | len(size),)) + size) + data
+
+
+def test_an_oversized_key_is_refused_before_its_primes_are_looked_at() -> None:
+    pem = pem_of_huge_primes()
+    assert len(pem) < keys.MAX_PEM_BYTES
+    begin = time.perf_counter()
+    with pytest.raises(VaultError, match="this one has 44910"):
+        keys.from_pem(pem, None)
+    assert time.perf_counter() - begin < 2.0
+
+
+def test_a_key_whose_parts_do_not_fit_together_is_refused() -> None:
+    numbers = rsa.generate_private_key(65537, 2048).private_numbers()
+    bent = rsa.RSAPrivateNumbers(
+        p=numbers.p, q=numbers.q, d=numbers.d, dmp1=numbers.dmp1 + 2, dmq1=numbers.dmq1, iqmp=numbers.iqmp,
+        public_numbers=numbers.public_numbers,
+    )  # fmt: skip
+    key = bent.private_key(unsafe_skip_rsa_key_validation=True)
+    with pytest.raises(VaultError, match="no usable private key"):
+        keys.from_pem(pem_of(key), None)
