@@ -142,7 +142,7 @@ class EdgeConnection(asyncio.Protocol):
         """TCP's write buffer has room again."""
         if self._input_is_stopped:
             self._input_is_stopped = False
-            self._resume_tcp()
+            self.resume_input()
         if self._protocol is not None:
             self._protocol.resume_writing()
 
@@ -211,6 +211,12 @@ class EdgeConnection(asyncio.Protocol):
             self._transport.end()
         if self._tcp is not None:
             self._tcp.abort()
+
+    def resume_input(self) -> None:
+        """Read from TCP again, where the protocol wants data and the client takes our output."""
+        wants_data = self._transport is None or self._transport.is_reading()
+        if self._tcp is not None and wants_data and not self._input_is_stopped:
+            self._tcp.resume_reading()
 
     # the engine and its events
 
@@ -369,10 +375,6 @@ class EdgeConnection(asyncio.Protocol):
             self._job = None
 
     # ends
-
-    def _resume_tcp(self) -> None:
-        if self._tcp is not None and (self._transport is None or self._transport.is_reading()):
-            self._tcp.resume_reading()
 
     def _report_failure(self, reason: TlsReason) -> None:
         duration_s = time.monotonic() - self._started

@@ -30,6 +30,9 @@ class Ends(Protocol):
     def abort(self) -> None:
         """Close at once."""
 
+    def resume_input(self) -> None:
+        """Let TCP read again, unless something else is against it."""
+
 
 class TlsTransport(asyncio.Transport):
     """One established TLS session as an `asyncio.Transport`. Bytes written after the end are dropped silently."""
@@ -132,8 +135,8 @@ class TlsTransport(asyncio.Transport):
         self._is_reading = True
         if self._held or self._eof_is_held:
             self._loop.call_soon(self._deliver_held)
-        else:
-            self._tcp.resume_reading()
+        elif self._connection is not None:
+            self._connection.resume_input()
 
     def deliver(self, data: bytes) -> None:
         """Called by the connection: plain bytes for the protocol."""
@@ -159,8 +162,8 @@ class TlsTransport(asyncio.Transport):
         if self._eof_is_held:
             self._eof_is_held = False
             self.deliver_eof()
-        if not self._is_closing and self._is_reading:
-            self._tcp.resume_reading()
+        if self._connection is not None and self._is_reading and not self._is_closing:
+            self._connection.resume_input()
 
     # asyncio.Transport: the end and the rest
 

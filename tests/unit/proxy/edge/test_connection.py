@@ -233,6 +233,38 @@ async def test_a_protocol_that_does_not_read_stops_the_client(make_edge) -> None
     writer.close()
 
 
+async def test_a_protocol_that_pauses_and_resumes_does_not_undo_the_bound_of_unread_output(make_edge) -> None:
+    edge = await make_edge()
+
+    class Talkative(edge.new_protocol):  # type: ignore[name-defined,misc]
+        def data_received(self, data: bytes) -> None:
+            self.received += data
+            self.transport.write(bytes(60_000))
+
+    edge.new_protocol = Talkative
+    reader, writer = await edge.connect()
+    await until(lambda: bool(edge.protocols))
+    [connection] = edge.listener.connections
+    writer.transport.pause_reading()
+    sent = 0
+    while not connection._input_is_stopped:
+        writer.write(b"q")
+        sent += 1
+        await asyncio.sleep(0)
+        assert sent < 100_000
+    received = len(edge.protocol.received)
+    edge.protocol.transport.pause_reading()
+    edge.protocol.transport.resume_reading()
+    writer.write(b"more")
+    for _ in range(50):  # long enough for data to come, if it did
+        await asyncio.sleep(0.001)
+    assert len(edge.protocol.received) == received
+    writer.transport.resume_reading()
+    while len(edge.protocol.received) < sent + 4:
+        assert await asyncio.wait_for(reader.read(1_000_000), 10)
+    writer.close()
+
+
 async def test_pausing_within_data_received_holds_what_is_decrypted_already(make_edge) -> None:
     edge = await make_edge()
 

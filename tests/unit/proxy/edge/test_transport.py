@@ -24,9 +24,6 @@ class Tcp:
     def pause_reading(self) -> None:
         self.log.append("pause")
 
-    def resume_reading(self) -> None:
-        self.log.append("resume")
-
     def set_write_buffer_limits(self, high: int | None, low: int | None) -> None:
         self.log.append(f"limits {high} {low}")
 
@@ -80,6 +77,9 @@ class Connection:
 
     def abort(self) -> None:
         self.log.append("abort")
+
+    def resume_input(self) -> None:
+        self.log.append("resume input")
 
 
 class World:
@@ -157,7 +157,7 @@ async def test_paused_data_is_held_in_order_and_delivered_from_the_loop(world: W
     await asyncio.sleep(0)
     assert world.upper.received == [b"1", b"2", b"3"]
     assert world.upper.had_eof
-    assert world.connection.log == ["close"]
+    assert world.connection.log == ["close", "resume input"]  # the real connection, once closing, does not resume
 
 
 async def test_a_protocol_that_keeps_its_side_open_after_eof_is_not_closed(world: World) -> None:
@@ -166,11 +166,12 @@ async def test_a_protocol_that_keeps_its_side_open_after_eof_is_not_closed(world
     assert world.connection.log == []
 
 
-async def test_reading_resumes_at_tcp_when_nothing_is_held(world: World) -> None:
+async def test_the_connection_is_asked_to_read_when_nothing_is_held(world: World) -> None:
     world.transport.pause_reading()
     world.transport.resume_reading()
     world.transport.resume_reading()
-    assert world.tcp.log == ["pause", "resume"]
+    assert world.tcp.log == ["pause"]
+    assert world.connection.log == ["resume input"]
 
 
 async def test_it_answers_for_the_tcp_transport(world: World) -> None:
