@@ -17,6 +17,7 @@ from pathlib import Path
 import uvloop
 
 from hsm.backends.base import BackendError
+from hsm.node.blocking import BlockingCalls
 from hsm.node.config import NodeConfig, NodeFiles, load_config
 from hsm.node.factory import Opened, open_backend
 from hsm.node.management import Management
@@ -72,6 +73,7 @@ class Node:
         self._files = NodeFiles.of(config, base_dir)
         self._metrics = NodeMetrics()
         self._tasks = Tasks(self._metrics.task_crashed)
+        self._calls = BlockingCalls()
         self._log = logs.get_logger("node")
         self._opened: Opened | None = None
         self._service: Service | None = None
@@ -95,10 +97,10 @@ class Node:
         ops = await serve(ops_app(self._metrics.exposition, self._health, self._ready), config.ops.address)
         self._running.append(ops)
         self.ops_address = ops.address
-        self._opened = opened = await asyncio.to_thread(open_backend, config.backend, files)
+        self._opened = opened = await self._calls.run(lambda: open_backend(config.backend, files))
         self._service = Service(opened.backend, config.rules, _limits(config), self._metrics, loop)
         self._server = Server(self._service, context, config.listen, self._metrics, loop)
-        management = Management(opened.admin, opened.refusal_of, self._metrics, self.status, self.refresh)
+        management = Management(opened.admin, opened.refusal_of, self._metrics, self.status, self.refresh, self._calls)
         self._running.append(await serve(management.app(), files.socket))
         self._tasks.start(self._refresh_forever(), name="refresh")
         self.address = await self._server.start()
@@ -145,8 +147,10 @@ class Node:
             await running.stop()
         self._running.clear()
         threads_ended = self._service is None or self._service.stop(THREADS_STOP_TIMEOUT_S)
-        if not threads_ended:
-            self._log.error("backend_hangs", hint="a signing thread did not come back from the token; leaving it")
+        calls_ended = await self._calls.finished(THREADS_STOP_TIMEOUT_S)
+        if not threads_ended or not calls_ended:
+            # Closing it would wait for them.
+            self._log.error("backend_hangs", hint="a thread did not come back from the token or store; leaving it")
         elif self._opened is not None:
             self._opened.close()
         if self._opened is not None:
@@ -160,7 +164,7 @@ class Node:
         assert self._server is not None
         async with self._refreshing:
             before = self._service.revision
-            changed = await asyncio.to_thread(self._opened.backend.refresh)
+            changed = await self._calls.run(self._opened.backend.refresh)
             self._refreshed_at = time.monotonic()
             if changed:
                 self._service.keys_changed()

@@ -30,6 +30,7 @@ import msgspec
 from aiohttp import web
 from msgspec import Meta
 
+from hsm.node.blocking import BlockingCalls
 from hsm.node.observe import NodeObserver, NodeStatus
 from hsm.shared.exposition import json_response
 from hsm.shared.logs import get_logger
@@ -170,12 +171,14 @@ class Management:
         observer: NodeObserver,
         status: Callable[[], NodeStatus],
         on_change: Callable[[], Awaitable[None]],
+        calls: BlockingCalls,
     ) -> None:
         self._admin = admin
         self._refusal_of = refusal_of
         self._observer = observer
         self._status = status
         self._on_change = on_change
+        self._calls = calls
         self._turn = asyncio.Lock()
         self._waiting = 0
         self._log = get_logger("management")
@@ -246,7 +249,7 @@ class Management:
         self._waiting += 1
         try:
             async with self._turn:
-                result = await asyncio.to_thread(work)
+                result = await self._calls.run(work)
         except Exception as error:
             raise self._failure(operation, key, error) from None
         finally:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -162,3 +164,27 @@ async def test_a_refresh_that_fails_is_survived_and_seen(start: StartNode, monke
     assert (await get(node, "/healthz"))[0] == 200
     node._refreshed_at -= 100
     assert (await get(node, "/healthz"))[0] == 503
+
+
+async def test_a_store_that_hangs_does_not_keep_a_node_from_stopping(
+    start: StartNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = await start(node="refresh_interval_s = 0.01")
+    hangs, gate = threading.Event(), threading.Event()
+
+    def hang() -> bool:
+        hangs.set()
+        return not gate.wait(30)
+
+    assert node._opened is not None
+    closed: list[bool] = []
+    opened = node._opened
+    monkeypatch.setattr(opened.backend, "refresh", hang)
+    monkeypatch.setattr(node, "_opened", replace(opened, close=lambda: closed.append(True)))
+    await until(hangs.is_set)
+    await asyncio.wait_for(node.drain(), 5)
+    await asyncio.wait_for(node.stop(), 5)
+    assert not closed, "the store was closed under a thread that is in it"
+    gate.set()
+    assert await node._calls.finished(10)
+    opened.close()

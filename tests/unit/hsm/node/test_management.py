@@ -14,6 +14,7 @@ import pytest
 from cryptography import x509
 
 from hsm.backends.vault import VaultAdmin, VaultError, VaultReason, open_store
+from hsm.node.blocking import BlockingCalls
 from hsm.node.management import MAX_WAITING, ImportBody, Management, Refusal, RefusalReason
 from hsm.node.observe import LaneName, LaneStatus, NodeObserver, NodeStatus
 from hsm.shared.exposition import serve
@@ -38,7 +39,7 @@ class Api:
         self.home, self.ear = home, Ear()
         self.changes = 0
         self.socket = home.path / "api.sock"
-        self.management = Management(admin, self.refusal_of, self.ear, lambda: STATUS, self.changed)
+        self.management = Management(admin, self.refusal_of, self.ear, lambda: STATUS, self.changed, BlockingCalls())
 
     @staticmethod
     def refusal_of(error: Exception) -> Refusal | None:
