@@ -239,7 +239,12 @@ class Management:
 
     async def _changed(self, record: KeyRecord, status: int) -> web.Response:
         # Durable and usable here before it is acknowledged; other nodes follow within their refresh interval.
-        await self._on_change()
+        try:
+            await self._on_change()
+        except Exception as error:
+            self._log.error("change_not_taken_up", key=record.label, error=type(error).__name__)
+            sentence = f"the change of {record.label!r} is stored, but this node can't read its store now; see its log"
+            raise _Refused(503, sentence) from None
         return json_response({"key": KeyView.of(record)}, status)
 
     async def _do(self, operation: str, key: str, work: Callable[[], T]) -> T:
@@ -297,3 +302,7 @@ async def _errors_as_json(
         return json_response({"error": refused.sentence}, refused.status)
     except web.HTTPException as error:
         return json_response({"error": f"{request.method} {request.path}: {error.reason}"}, error.status)
+    except Exception as error:
+        # Nobody knows what its message holds.
+        get_logger("management").error("request_crashed", path=request.path, error=type(error).__name__)
+        return json_response({"error": "the request failed inside the node; its log says more"}, 500)

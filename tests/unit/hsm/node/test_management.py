@@ -13,11 +13,13 @@ import aiohttp
 import pytest
 from cryptography import x509
 
+from hsm.backends.base import BackendError
 from hsm.backends.vault import VaultAdmin, VaultError, VaultReason, open_store
 from hsm.node.blocking import BlockingCalls
 from hsm.node.management import MAX_WAITING, ImportBody, Management, Refusal, RefusalReason
 from hsm.node.observe import LaneName, LaneStatus, NodeObserver, NodeStatus
 from hsm.shared.exposition import serve
+from hsm.wire.errors import ErrorCode
 from tests.support import pki
 from tests.support.node import NodeHome, make_home
 
@@ -38,6 +40,7 @@ class Api:
     def __init__(self, home: NodeHome, admin: Any) -> None:
         self.home, self.ear = home, Ear()
         self.changes = 0
+        self.failure: Exception | None = None
         self.socket = home.path / "api.sock"
         self.management = Management(admin, self.refusal_of, self.ear, lambda: STATUS, self.changed, BlockingCalls())
 
@@ -50,6 +53,8 @@ class Api:
 
     async def changed(self) -> None:
         self.changes += 1
+        if self.failure is not None:
+            raise self.failure
 
     async def call(self, method: str, path: str, body: Any = None, **more: Any) -> tuple[int, Any]:
         connector = aiohttp.UnixConnector(path=str(self.socket))
@@ -181,6 +186,27 @@ class HangingAdmin:
 
     def get(self, reference: str) -> Any:
         raise RuntimeError("PIN 1234")
+
+
+async def test_a_change_that_the_node_can_not_take_up_is_told_as_made(api: Api) -> None:
+    api.failure = BackendError(ErrorCode.READ, "the store is locked")
+    status, answer = await api.call("POST", "/keys", {"type": "p256", "label": "www-new"})
+    assert status == 503
+    assert "the change of 'www-new' is stored" in answer["error"]
+    status, _ = await api.call("GET", "/keys/www-new")
+    assert status == 200
+
+
+async def test_a_defect_of_the_api_is_answered_in_json_and_says_nothing(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken() -> NodeStatus:
+        raise RuntimeError("PIN 1234")
+
+    monkeypatch.setattr(api.management, "_status", broken)
+    status, answer = await api.call("GET", "/status")
+    assert status == 500
+    assert "1234" not in str(answer)
 
 
 async def test_few_operations_may_wait_and_crashes_say_nothing(tmp_path: Path) -> None:
