@@ -6,6 +6,7 @@ same CA. Files are read once, when a context is built.
 
 from __future__ import annotations
 
+import re
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from hsm.shared.strict_toml import ConfigError
 
 _TLS12_CIPHERS = "ECDHE-ECDSA-AES256-GCM-SHA384:ECDHE-RSA-AES256-GCM-SHA384"
 """What plain Keyless clients speak, and nothing weaker; TLS 1.3 has suites of its own."""
+_URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:[!-~]+\Z")
+"""A scheme and no control characters (RFC 3986 2, 3): "CN=..." is none, so a URI name can't pass for a common name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +47,9 @@ def client_context(identity: Identity) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     _fill(context, identity)
     context.check_hostname = True
+    # A common name says who somebody is, not where (RFC 9525 6.2): a client whose certificate has no DNS names must not
+    # pass for the node that it is called like.
+    context.hostname_checks_common_name = False
     context.verify_mode = ssl.CERT_REQUIRED
     return context
 
@@ -99,13 +105,18 @@ def _reason(error: ssl.SSLError) -> str:
 def peer_identity(peercert: Mapping[str, Any]) -> str:
     """Who a verified peer is, from `SSLObject.getpeercert()`: its first URI name, else "CN=..." of its subject.
 
-    Raises ValueError when the certificate has neither, or there is none; such a peer must be refused.
+    Raises ValueError when the certificate has neither, or there is none, or the name could be read as another; such a
+    peer must be refused.
     """
     for kind, value in peercert.get("subjectAltName", ()):
         if kind == "URI" and value:
+            if _URI.match(value) is None:
+                raise ValueError(f"the URI name {value!r} in the peer's certificate is not a URI")
             return str(value)
     for relative_name in peercert.get("subject", ()):
         for kind, value in relative_name:
             if kind == "commonName" and value:
+                if not value.isprintable():
+                    raise ValueError(f"the common name {value!r} in the peer's certificate has control characters")
                 return f"CN={value}"
     raise ValueError("the peer's certificate has no URI name and no common name; issue one that says who it is")

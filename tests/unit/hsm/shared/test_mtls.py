@@ -5,8 +5,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding
 
-from certs.authority import create_intermediate, create_root, issue_identity
+from certs.authority import create_intermediate, create_root, issue_from_csr, issue_identity, private_pem
+from hsm.backends.vault.x509_forms import request_builder
 from hsm.shared.mtls import Identity, client_context, peer_identity, server_context
 from hsm.shared.strict_toml import ConfigError
 
@@ -129,3 +133,41 @@ def test_a_peer_is_its_first_uri_else_its_common_name() -> None:
     for nameless in ({}, {"subject": ((("organizationName", "o"),),)}, {"subjectAltName": (("URI", ""),)}):
         with pytest.raises(ValueError, match="no URI name and no common name"):
             peer_identity(nameless)
+
+
+@pytest.mark.parametrize("uri", ["CN=box", "sealgate", "sealgate://a\0b", "sealgate://a\nb", "sealgate://a b", "://x"])
+def test_a_uri_name_that_is_no_uri_is_nobody(uri: str) -> None:
+    with pytest.raises(ValueError, match="is not a URI"):
+        peer_identity({"subjectAltName": (("URI", uri),), "subject": ((("commonName", "box"),),)})
+
+
+def test_a_common_name_that_can_not_be_printed_is_nobody() -> None:
+    with pytest.raises(ValueError, match="has control characters"):
+        peer_identity({"subject": ((("commonName", "box\n"),),)})
+
+
+def test_a_client_can_not_pass_for_a_node_by_its_common_name(tmp_path: Path) -> None:
+    _node, proxy, _ = make_identities(tmp_path)
+    issuer = create_root("one more root")
+    proxy.ca.write_bytes(issuer.certificate_pem)
+    chain, key = issue_identity(issuer, "node-1.example", "sealgate://proxy/x")
+    proxy.certificate.write_bytes(chain)
+    proxy.private_key.write_bytes(key.reveal())
+    with pytest.raises(ssl.SSLCertVerificationError, match="Hostname mismatch"):
+        shake(server_context(proxy), client_context(proxy), "node-1.example")
+
+
+def test_a_site_certificate_of_the_same_ca_is_no_client(tmp_path: Path) -> None:
+    node, _proxy, _ = make_identities(tmp_path)
+    issuer = create_root("one more root")
+    node.ca.write_bytes(issuer.certificate_pem)
+    key = ec.generate_private_key(ec.SECP256R1())
+    request = request_builder("CN=site", ["localhost"]).sign(key, SHA256())
+    site = replace(node, certificate=tmp_path / "site.pem", private_key=tmp_path / "site.key")
+    site.certificate.write_bytes(issue_from_csr(issuer, request.public_bytes(Encoding.PEM)))
+    site.private_key.write_bytes(private_pem(key).reveal())
+    chain, node_key = issue_identity(issuer, "node", "sealgate://node/x", dns_names=["localhost"])
+    node.certificate.write_bytes(chain)
+    node.private_key.write_bytes(node_key.reveal())
+    with pytest.raises(ssl.SSLError, match=r"(?i)unsuitable certificate purpose|certificate verify failed"):
+        shake(server_context(node), client_context(site))
