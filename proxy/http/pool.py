@@ -165,7 +165,7 @@ class UpstreamPool:
         except TimeoutError:
             problem = HttpProblem(504, HttpReason.UPSTREAM_CONNECT_TIMEOUT, "no connection to the upstream in time")
             self._connect_failed(server, connection, waiter, problem)
-        except OSError:
+        except (OSError, ValueError):  # ValueError: a name that can't be encoded for DNS
             problem = HttpProblem(502, HttpReason.UPSTREAM_CONNECT, "the upstream cannot be connected to")
             self._connect_failed(server, connection, waiter, problem)
         except asyncio.CancelledError:

@@ -163,7 +163,7 @@ class NodeLink:
                 connection = await self._open(opened)
                 keys = await connection.first_keys
             return await self._use(connection, keys)
-        except (OSError, TimeoutError) as error:  # ssl.SSLError is an OSError
+        except (OSError, TimeoutError, ValueError) as error:  # ssl.SSLError is an OSError; ValueError: a bad name
             why = self._describe(error)
             self._owner.link_failed(self, why)
             return why

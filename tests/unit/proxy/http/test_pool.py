@@ -170,6 +170,13 @@ async def test_dead_upstream_is_502_and_comes_back() -> None:
     await until(lambda: origin.open == 0)
 
 
+async def test_server_name_that_dns_cannot_carry_is_502() -> None:
+    async with play(answer_ok, upstream={"servers": ("w\u00fc..b:80",)}) as running:
+        answer = await running.ask(CLOSE_GET)
+        assert answer.startswith(b"HTTP/1.1 502 ")
+        assert running.observer.failed == [(HttpReason.UPSTREAM_CONNECT, 502)]
+
+
 async def test_connect_that_hangs_is_504() -> None:
     # A listener whose queue is full answers no further SYN.
     import socket

@@ -106,6 +106,15 @@ async def test_a_plain_node_lists_nothing(bench: Bench) -> None:
     assert bench.owner.heard == [("opened", None)]
 
 
+async def test_a_name_that_can_not_be_asked_for_is_a_failure_like_others(bench: Bench) -> None:
+    address = NodeAddress(name="a", address=bench.node.address.address, server_name=".no.name")
+    bench.link._node = address
+    bench.link.start()
+    await until(lambda: bench.owner.count("failed") >= 2)
+    bench.link._node = bench.node.address
+    await until(lambda: bench.link.is_usable)
+
+
 async def test_answers_go_to_whoever_asked(bench: Bench) -> None:
     await bench.opened()
     for number in range(50):
