@@ -18,7 +18,7 @@ Found = Iterator[tuple[Where, str]]
 
 MAX_NAME_CHARACTERS = 253
 """A DNS name in text, without the root's dot (RFC 1035 2.3.4)."""
-_LABEL = re.compile(r"^(?!-)[a-z0-9_-]{1,63}(?<!-)$", re.ASCII)
+_LABEL = re.compile(r"^(?!-)[a-z0-9_-]{1,63}(?<!-)\Z", re.ASCII)
 
 
 def contradictions(config: ProxyConfig) -> Found:

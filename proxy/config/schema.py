@@ -153,7 +153,7 @@ class HttpConfig(Strict, frozen=True, kw_only=True):
     """After an answer to a request that was not read to its end: how long the rest is read and thrown away."""
     forwarded: Literal["replace", "append"] = "replace"
     """X-Forwarded-*: overwrite what the client sent, or append to it behind a trusted proxy."""
-    via: Annotated[str, Meta(pattern=r"^[A-Za-z0-9._:-]{0,64}$")] = ""
+    via: Annotated[str, Meta(pattern=r"^[A-Za-z0-9._:-]{0,64}\Z")] = ""
     """Name put into the Via field of requests; "" sends none (some servers compress no response to a proxy)."""
 
 

@@ -135,7 +135,23 @@ def test_names(name: str) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["", ".", "*", "*.", "a..b", "-a.b", "a-.b", "a b", "a.*", "192.0.2.1", "x" * 64, "a." * 127 + "a", "a/b", "*.*.a"],
+    [
+        "",
+        ".",
+        "*",
+        "*.",
+        "a..b",
+        "-a.b",
+        "a-.b",
+        "a b",
+        "a.*",
+        "192.0.2.1",
+        "x" * 64,
+        "a." * 127 + "a",
+        "a/b",
+        "*.*.a",
+        "a.b\n",
+    ],
 )
 def test_what_is_no_name(name: str) -> None:
     assert not is_dns_name(name)

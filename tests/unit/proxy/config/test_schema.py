@@ -3,7 +3,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from proxy.config.schema import ListenerConfig, ProxyConfig, SiteConfig
+from proxy.config.schema import HttpConfig, ListenerConfig, ProxyConfig, SiteConfig
 
 
 def test_a_site_is_called_by_its_first_name() -> None:
@@ -24,3 +24,9 @@ def test_every_section_refuses_unknown_fields() -> None:
     found = structs(msgspec.inspect.type_info(ProxyConfig))
     assert len(found) == 10
     assert all(cls.__struct_config__.forbid_unknown_fields and cls.__struct_config__.frozen for cls in found)
+
+
+def test_a_line_end_in_via_is_refused() -> None:
+    assert msgspec.convert({"via": "proxy-1"}, HttpConfig).via == "proxy-1"
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.convert({"via": "proxy-1\n"}, HttpConfig)
