@@ -17,6 +17,8 @@ from proxy.demo.cluster import Cluster, ClusterSpec
 from proxy.demo.processes import ProgramError
 
 LOOK_INTERVAL_S = 1.0
+REVIVE_AFTER_S = 6.0
+"""How long a node that somebody killed stays dead: long enough to watch, and then to see it come back."""
 
 
 def demo(
@@ -101,13 +103,24 @@ def _show(cluster: Cluster, stop: threading.Event) -> None:
         stop.wait()
         return
     before = Look(time.monotonic(), scrape_proxy(cluster.control_url))
+    dead_since: dict[str, float] = {}
     with Live(console=console, auto_refresh=False) as live:
         while not stop.wait(LOOK_INTERVAL_S):
             if not cluster.proxy.is_running:
                 raise ProgramError(f"The proxy ended by itself:\n{cluster.proxy.log_tail()}")
+            _revive(cluster, dead_since)
             now = Look(time.monotonic(), scrape_proxy(cluster.control_url))
             live.update(render(before, now), refresh=True)
             before = now
+
+
+def _revive(cluster: Cluster, dead_since: dict[str, float]) -> None:
+    """Starts nodes again that have been dead for a while; `dead_since` remembers which are."""
+    for name, program in cluster.node_programs.items():
+        if program.is_running:
+            dead_since.pop(name, None)
+        elif time.monotonic() - dead_since.setdefault(name, time.monotonic()) >= REVIVE_AFTER_S:
+            program.start()
 
 
 def _welcome(cluster: Cluster) -> str:
@@ -117,7 +130,8 @@ def _welcome(cluster: Cluster) -> str:
         f"            (its certificate comes from a CA of this demo's own: {cluster.ca})\n"
         f"  Or        curl --cacert {cluster.ca} {cluster.url}\n"
         f"  Metrics   {cluster.control_url}/metrics   Status  {cluster.control_url}/status\n"
-        f"  Try       kill -9 {victim.pid}    ({victim.name} dies; nobody notices)\n"
+        f"  Try       kill -9 {victim.pid}    ({victim.name} dies, nobody notices; it is started again after"
+        f" {REVIVE_AFTER_S:g} s)\n"
         f"  Files     {cluster.spec.directory}\n\n"
         "  Ctrl-C stops everything.\n"
     )
