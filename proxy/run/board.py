@@ -131,18 +131,22 @@ class Board:
         return [report for report in workers if report.incarnation not in past.incarnations], past
 
     def bury(self, incarnation: int, families: Iterable[Family]) -> None:
-        """Move a dead worker's counts to `past`. Only the master calls this."""
+        """Move a dead worker's counts to `past`; its file goes in any case. Only the master calls this.
+
+        Raises OSError when they can't be written.
+        """
         path = self.folder / f"worker-{incarnation}"
-        report = self._read(path, WorkerReport)
-        if report is not None:
-            past = self.past()
-            # Only those whose files may still be there need remembering.
-            alive = {int(each.name.removeprefix("worker-")) for each in self._worker_files()}
-            past.incarnations = (past.incarnations & alive) | {incarnation}
-            past.snapshot = accumulated(families, [past.snapshot, report.snapshot])
-            self._write("past", past)
-        with contextlib.suppress(FileNotFoundError):
-            path.unlink()
+        try:
+            report = self._read(path, WorkerReport)
+            if report is not None:
+                past = self.past()
+                # Only those whose files may still be there need remembering.
+                alive = {int(each.name.removeprefix("worker-")) for each in self._worker_files()}
+                past.incarnations = (past.incarnations & alive) | {incarnation}
+                past.snapshot = accumulated(families, [past.snapshot, report.snapshot])
+                self._write("past", past)
+        finally:
+            path.unlink(missing_ok=True)
 
     def _worker_files(self) -> list[Path]:
         return [path for path in self.folder.glob("worker-*") if path.suffix != ".new"]

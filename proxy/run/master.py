@@ -30,7 +30,7 @@ from proxy.run.control import run_control
 from proxy.run.fleet import Fork, Role, Send, Slot, new_fleet
 from proxy.run.place import Place
 from proxy.run.prepare import Prepared
-from proxy.run.process import HANDLED, forget_masters_signals, name_process
+from proxy.run.process import HANDLED, forget_masters_signals, name_process, signal_name
 from proxy.run.sockets import BoundListener, bind_listener, bind_single, close_all
 from proxy.run.worker import run_worker
 
@@ -172,13 +172,19 @@ class Master:
             slot = self._fleet.exited(pid, time.monotonic())
             incarnation = self._incarnation_of.pop(pid, None)
             if incarnation is not None:
-                self._board.bury(incarnation, metrics.FAMILIES.values())
+                self._bury(incarnation)
             if slot is not None:
                 self._log_exit(slot, pid, os.waitstatus_to_exitcode(status))
                 self._report()
 
+    def _bury(self, incarnation: int) -> None:
+        try:
+            self._board.bury(incarnation, metrics.FAMILIES.values())
+        except OSError as error:  # a full disk, say: numbers are lost, but no client
+            self._log.warning("counts_lost", error=str(error))
+
     def _log_exit(self, slot: Slot, pid: int, code: int) -> None:
-        how = f"signal {signal.Signals(-code).name}" if code < 0 else f"status {code}"
+        how = f"signal {signal_name(-code)}" if code < 0 else f"status {code}"
         if self._fleet.is_draining and code in (0, -signal.SIGTERM):
             self._log.info("process_stopped", slot=slot.name, pid=pid)
         else:

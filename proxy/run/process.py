@@ -26,20 +26,18 @@ def forget_masters_signals() -> None:
         signal.signal(each, signal.SIG_IGN)
 
 
+def signal_name(number: int) -> str:
+    """SIGKILL and so on; the number of a real-time signal, which has no name."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return str(number)
+
+
 def name_process(name: str) -> None:
     """Show `name` in ps and top, 15 characters of it."""
     with contextlib.suppress(OSError):
         Path("/proc/self/comm").write_text(name[:15])
-
-
-def allow_open_files(wanted: int) -> int:
-    """Raise the limit of open files towards `wanted`; what it is then."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    target = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-    if soft != resource.RLIM_INFINITY and soft < target:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (target, hard))
-        return target
-    return soft
 
 
 def tune_collector() -> None:

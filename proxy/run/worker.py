@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hsm.shared.hardening import harden_process
 from hsm.shared.logs import configure, get_logger
 from hsm.shared.tasks import Tasks
+from hsm.shared.open_files import allow_open_files
 from proxy.config.schema import ProxyConfig
 from proxy.edge.listener import EdgeListener
 from proxy.edge.shared import EdgeServices, EdgeTimes
@@ -27,7 +28,7 @@ from proxy.run.cells import Ledger
 from proxy.run.metrics import PrometheusObserver
 from proxy.run.place import Place
 from proxy.run.prepare import signing_context
-from proxy.run.process import allow_open_files, cpu_seconds, resident_bytes, tune_collector
+from proxy.run.process import cpu_seconds, resident_bytes, tune_collector
 from proxy.signing.signer import Signer
 from proxy.tls.contexts import Contexts
 from proxy.tls.engine import TlsEngine

@@ -77,6 +77,14 @@ def test_a_worker_is_not_counted_twice_while_it_is_being_buried(board: Board) ->
     assert total(board) == 3
 
 
+def test_a_dead_worker_is_not_taken_for_a_living_one_where_its_counts_can_not_be_kept(board: Board) -> None:
+    board.publish_worker(report(1, served=3))
+    (board.folder / "past.new").mkdir()
+    with pytest.raises(OSError, match=r"past\.new"):
+        board.bury(1, [SERVED])
+    assert board.workers() == []
+
+
 def test_what_can_not_be_read_is_absent(board: Board) -> None:
     (board.folder / "worker-1").write_bytes(b"\xc1 not msgpack")
     (board.folder / "worker-2.new").write_bytes(msgspec.msgpack.encode(report(2)))

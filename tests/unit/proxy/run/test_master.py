@@ -188,6 +188,18 @@ async def test_signals_of_later_versions_do_no_harm(start: Start) -> None:
     assert (await in_thread(visit, proxy.port, NAME)).answer.endswith(b"hello")
 
 
+async def test_the_master_outlives_odd_ends_of_workers(start: Start) -> None:
+    proxy = await start(workers=1, extra_process="restart_delay_s = 0.1")
+    [folder] = boards_of(proxy.pid)
+    (folder / "past.new").mkdir()  # the counts of the dead can't be written
+    before = await workers_of(proxy)
+    os.kill(before["worker-0"], signal.SIGRTMIN + 3)
+    await until(lambda: f"how=signal {signal.SIGRTMIN + 3}" in proxy.log().replace("'", ""), "the end was noted")
+    assert "counts_lost" in proxy.log()
+    assert (await in_thread(visit, proxy.port, NAME)).answer.endswith(b"hello")
+    assert (await workers_of(proxy))["worker-0"] != before["worker-0"]
+
+
 async def test_nobody_outlives_a_killed_master(start: Start) -> None:
     proxy = await start()
     children = psutil.Process(proxy.pid).children()

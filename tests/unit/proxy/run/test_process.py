@@ -1,12 +1,11 @@
 from __future__ import annotations
 
 import os
-import resource
 import signal
 
 import pytest
 
-from proxy.run.process import HANDLED, allow_open_files, cpu_seconds, forget_masters_signals, resident_bytes
+from proxy.run.process import HANDLED, cpu_seconds, forget_masters_signals, resident_bytes
 
 # The children here do nothing that threads of the test process could disturb.
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
@@ -36,19 +35,11 @@ def test_a_child_has_none_of_the_masters_handlers() -> None:
     assert in_child(check) == 0
 
 
-def test_the_limit_of_open_files_is_raised_as_far_as_allowed() -> None:
-    def check() -> bool:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (100, 200))
-        return (
-            allow_open_files(50) == 100
-            and allow_open_files(150) == 150
-            and allow_open_files(10_000) == 200
-            and resource.getrlimit(resource.RLIMIT_NOFILE) == (200, 200)
-        )
-
-    assert in_child(check) == 0
-
-
 def test_what_a_process_uses() -> None:
     assert cpu_seconds() > 0
     assert resident_bytes() > 1_000_000
+
+
+def test_every_signal_has_something_to_be_called_by() -> None:
+    assert signal_name(signal.SIGKILL) == "SIGKILL"
+    assert signal_name(signal.SIGRTMIN + 3) == str(int(signal.SIGRTMIN) + 3)
