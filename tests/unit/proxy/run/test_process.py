@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from proxy.run.process import HANDLED, cpu_seconds, forget_masters_signals, resident_bytes
+from proxy.run.process import HANDLED, cpu_seconds, forget_masters_signals, resident_bytes, signal_name
 
 # The children here do nothing that threads of the test process could disturb.
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
