@@ -31,11 +31,14 @@ from hsm.shared import logs
 from hsm.shared.exposition import Health, Running, ops_app, serve
 from hsm.shared.hardening import harden_process
 from hsm.shared.mtls import Identity, server_context
+from hsm.shared.open_files import allow_open_files
 from hsm.shared.tasks import Tasks
 
 STALE_REFRESH_S = 15.0
 """/healthz fails when the backend was not refreshed for so long."""
 THREADS_STOP_TIMEOUT_S = 0.5
+OTHER_FILES = 256
+"""Open files besides connections of proxies: the store, operators, whoever manages keys."""
 
 
 def run(path: Path) -> None:
@@ -43,8 +46,17 @@ def run(path: Path) -> None:
     config = load_config(path)
     logs.configure("sealgate-node", fmt=config.log.format, level=config.log.level)
     harden_process()
+    _allow_connections(config.listen.max_connections)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_serve(config, path.absolute().parent))
+
+
+def _allow_connections(wanted: int) -> None:
+    """Without enough files the kernel would refuse proxies before strangers could be made to give way to them."""
+    allowed = allow_open_files(wanted + OTHER_FILES)
+    if allowed < wanted + OTHER_FILES:
+        hint = f"raise the limit of open files to {wanted + OTHER_FILES}, or lower listen.max_connections"
+        logs.get_logger("node").warning("open_files_limit_too_low", limit=allowed, hint=hint)
 
 
 async def _serve(config: NodeConfig, base_dir: Path) -> None:

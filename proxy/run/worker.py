@@ -16,8 +16,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from hsm.shared.hardening import harden_process
 from hsm.shared.logs import configure, get_logger
-from hsm.shared.tasks import Tasks
 from hsm.shared.open_files import allow_open_files
+from hsm.shared.tasks import Tasks
 from proxy.config.schema import ProxyConfig
 from proxy.edge.listener import EdgeListener
 from proxy.edge.shared import EdgeServices, EdgeTimes

@@ -131,3 +131,21 @@ async def test_sighup_changes_nothing(node: Program, home: NodeHome) -> None:
     link.flush()
     assert isinstance(await link.answer(asked), Signed)
     await link.close()
+
+
+def test_open_files_are_enough_for_the_connections_that_are_allowed(home: NodeHome) -> None:
+    probe = (
+        "import pathlib, resource, sys\n"
+        "from hsm.node import app\n"
+        "async def serve(config, base_dir):\n"
+        "    print(resource.getrlimit(resource.RLIMIT_NOFILE)[0] > config.listen.max_connections)\n"
+        "app._serve = serve\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (256, int(sys.argv[2])))\n"
+        "app.run(pathlib.Path(sys.argv[1]))\n"
+    )
+    said = {}
+    for hard in ("4096", "512"):
+        command = [sys.executable, "-c", probe, str(home.write_config()), hard]
+        result = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+        said[hard] = (result.stdout, [json.loads(line)["event"] for line in result.stderr.splitlines()])
+    assert said == {"4096": ("True\n", []), "512": ("False\n", ["open_files_limit_too_low"])}
