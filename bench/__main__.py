@@ -28,6 +28,7 @@ def main(
     pairs: Annotated[int, typer.Option(min=1, help="Counted pairs per comparison.")] = 5,
     seconds: Annotated[float, typer.Option(min=0.5, help="Length of one run.")] = 4.0,
     only: Annotated[str, typer.Option(help="handshakes, rate or requests; empty for all.")] = "",
+    out: Annotated[Path, typer.Option(help="Where the rows go.")] = RESULTS,
     tls12: Annotated[bool, typer.Option("--tls12", help="Measure handshakes of TLS 1.2, too.")] = False,
 ) -> None:
     """Measure Sealgate beside nginx. Needs two cores: one for the servers, one for clients, nodes and web servers."""
@@ -41,7 +42,7 @@ def main(
             rows += rate_with_slow_signatures(folder, pairs, seconds, console.log)
         if only in ("", "requests"):
             rows += request_cost(folder, pairs, seconds, console.log)
-    write_rows(rows, RESULTS)
+    write_rows(rows, out)
     print_table(rows)
 
 
