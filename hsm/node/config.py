@@ -237,9 +237,13 @@ _PRIVATE = ("private_key", "passphrase_file", "key_file")
 
 
 def _unreadable(path: Path) -> str | None:
-    if not path.exists():
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: a NUL byte
         return f"{path} does not exist; correct the path"
-    if not path.is_file():
+    except OSError as error:
+        return f"{path} can't be looked at: {error.strerror}; correct the path, or the modes of its folders"
+    if not stat.S_ISREG(mode):
         return f"{path} is not a file; correct the path"
     if not os.access(path, os.R_OK):
         return f"{path} can't be read by this user; change its owner or mode"
@@ -250,5 +254,7 @@ def _note_socket(path: Path, problems: strict_toml.Problems) -> None:
     field = ("management", "socket")
     if len(os.fsencode(path)) > MAX_SOCKET_PATH_BYTES:
         problems.add(field, f"{path} is longer than {MAX_SOCKET_PATH_BYTES} bytes; choose a shorter path")
-    elif not path.parent.is_dir():
-        problems.add(field, f"the folder {path.parent} does not exist; create it")
+    elif "\0" in str(path):
+        problems.add(field, "holds a NUL byte; correct the path")
+    elif not os.path.isdir(path.parent):
+        problems.add(field, f"the folder {path.parent} does not exist, or this user may not see it; create it")

@@ -20,12 +20,22 @@ def parse_address(text: str) -> tuple[str, int]:
     if port > 65535:
         raise ValueError(f"port {port} in {text!r} is too large; ports go from 0 to 65535")
     if match["v6"] is None:
+        _check_host(match["host"], text)
         return match["host"], port
     try:
         ipaddress.IPv6Address(match["v6"])
     except ValueError:
         raise ValueError(f"{match['v6']!r} in {text!r} is not an IPv6 address; only those stand in brackets") from None
     return match["v6"], port
+
+
+def _check_host(host: str, text: str) -> None:
+    try:
+        host.encode("idna")  # as the resolver will
+    except UnicodeError:
+        raise ValueError(
+            f"{host!r} in {text!r} is no host name or address: a part of it is empty or too long"
+        ) from None
 
 
 def format_address(host: str, port: int) -> str:

@@ -82,7 +82,11 @@ def dotted(path: toml_lines.Path) -> str:
 
 def resolve(base_dir: Path, path: str | Path) -> Path:
     """A path as written in a config: relative ones start at the config file's folder, `~` is the user's home."""
-    return Path(base_dir) / Path(path).expanduser()
+    try:
+        expanded = Path(path).expanduser()
+    except RuntimeError:  # no such user: the path leads nowhere, and whoever looks there says so
+        expanded = Path(path)
+    return Path(base_dir) / expanded
 
 
 def load(path: Path, type_: type[T]) -> T:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -91,6 +94,11 @@ def test_the_sample_says_what_the_defaults_are() -> None:
         ),
         ('socket = "right.sock"', 'socket = "no/folder/s"', r"management\.socket: the folder .* does not exist"),
         ('socket = "right.sock"', f'socket = "{"s" * 120}"', r"management\.socket: .* longer than 107 bytes"),
+        ('ca = "ca.pem"', f'ca = "{"a" * 300}"', r"tls\.ca: .* can't be looked at: File name too long"),
+        ('ca = "ca.pem"', 'ca = "~nobody-at-all/ca.pem"', r"tls\.ca: .*~nobody-at-all/ca\.pem does not exist"),
+        ('ca = "ca.pem"', 'ca = "a\\u0000b"', r"tls\.ca: .* does not exist"),
+        ('socket = "right.sock"', 'socket = "a\\u0000b"', r"management\.socket: holds a NUL byte"),
+        ('address = "127.0.0.1:0"', 'address = "0.0.0..0:1"', r"listen\.address: '0\.0\.0\.\.0' in .* is no host"),
         ("[node]", "[node", r":1: column \d+: not valid TOML"),
         ("[tls]", "[tsl]", r"tsl: unknown key; did you mean 'tls'"),
     ],
@@ -113,3 +121,21 @@ def test_one_port_for_two_listeners_is_refused(home: NodeHome, text: str) -> Non
 def test_a_missing_config_is_a_clear_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="can't be read: No such file"):
         load_config(tmp_path / "none.toml")
+
+
+def test_a_folder_that_may_not_be_entered_is_a_clear_error(
+    home: NodeHome, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.stat
+
+    def closed(path: Any, *arguments: Any, **more: Any) -> os.stat_result:
+        if "locked" in str(path):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return real(path, *arguments, **more)
+
+    # As the kernel answers users other than root, as whom tests may run.
+    monkeypatch.setattr(os, "stat", closed)
+    found = problems(home, text.replace('"master.key"', '"locked/key"').replace('"right.sock"', '"locked/in/socket"'))
+    assert "backend.key_file" in found
+    assert "locked/key can't be looked at: Permission denied" in found
+    assert "locked/in does not exist, or this user may not see it" in found

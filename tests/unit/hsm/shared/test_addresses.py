@@ -32,6 +32,8 @@ def test_addresses_are_split_and_joined(text: str, expected: tuple[str, int]) ->
         ("host:٣", "is not an address"),
         ("http://host:80", "is not an address"),
         ("host:65536", "port 65536 in 'host:65536' is too large"),
+        ("0.0.0..0:80", "'0.0.0..0' in '0.0.0..0:80' is no host name or address"),
+        ("a" * 70 + ":80", "a part of it is empty or too long"),
         ("[zz]:1", "'zz' in '\\[zz\\]:1' is not an IPv6 address"),
         ("[127.0.0.1]:1", "is not an IPv6 address"),
     ],
@@ -48,4 +50,5 @@ def test_any_text_is_an_address_or_a_value_error(text: str) -> None:
     except ValueError:
         return
     assert host
+    host.encode("idna")
     assert 0 <= port <= 65535
