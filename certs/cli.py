@@ -30,8 +30,10 @@ def make_dev_pki(
     Running it again keeps what is still valid. For development only: the CA's key lies in the folder.
     """
     from certs.pki import DevPkiSpec, PkiError, create_dev_pki
+    from hsm.shared.hardening import forbid_core_files
     from hsm.wire.schemes import KeyType
 
+    forbid_core_files()
     try:
         types = tuple(KeyType(name) for name in key_type or ("p256", "rsa-2048"))
     except ValueError:

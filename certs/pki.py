@@ -107,11 +107,13 @@ def create_dev_pki(spec: DevPkiSpec) -> DevPki:
     if not 1 <= spec.nodes <= 100:
         raise PkiError(f"nodes must be 1 to 100, not {spec.nodes}")
     folder.make_private(spec.folder)
-    with folder.only_writer(spec.folder):
-        try:
+    try:
+        with folder.only_writer(spec.folder):
             return _Build(spec).run()
-        except (VaultError, StoreError) as error:
-            raise PkiError(str(error)) from None
+    except (VaultError, StoreError) as error:
+        raise PkiError(str(error)) from None
+    except OSError as error:
+        raise PkiError(f"{error.filename or spec.folder} can't be used: {error.strerror}") from None
 
 
 class _Build:

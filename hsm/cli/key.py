@@ -114,6 +114,9 @@ def import_key(
     as_json: JsonOption = False,
 ) -> None:
     """Take in a private key from outside. It stays marked as imported: copies of it may exist."""
+    from hsm.shared.hardening import forbid_core_files
+
+    forbid_core_files()
     body: dict[str, Any] = {"label": label, "pem": _read_pem(file)}
     if password_file is not None:
         body["password"] = (_read(password_file).splitlines() or [""])[0]
@@ -158,9 +161,13 @@ def _fail(sentence: str, status: int) -> None:
 
 
 def _read_pem(file: Path) -> str:
-    if str(file) == "-":
+    if str(file) != "-":
+        return _read(file)
+    try:
         return sys.stdin.read()
-    return _read(file)
+    except UnicodeDecodeError:
+        _fail("standard input is not text; give the PEM of a private key", EXIT_FAILED)
+        raise
 
 
 def _read(file: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -32,15 +33,17 @@ def init_vault(
 ) -> None:
     """Make a new, empty vault. Without a file it asks for a passphrase at the terminal."""
     from hsm.backends.vault import VaultError
+    from hsm.shared.hardening import forbid_core_files
     from hsm.store.errors import StoreError
     from hsm.store.files import check_private_folder
     from hsm.store.store import Store
 
     _check_options(passphrase_file, key_file, generate)
+    forbid_core_files()
     try:
-        if store.exists():
-            raise _Refused(f"{store} exists already; a store is never overwritten")
         check_private_folder(store.parent)  # before a key file is made that would be left behind
+        if os.path.lexists(store):
+            raise _Refused(f"{store} exists already; a store is never overwritten")
         unlock = _unlock(passphrase_file, key_file, generate)
         Store.create(store, unlock).close()
     except (VaultError, StoreError, _Refused) as error:

@@ -23,11 +23,25 @@ def harden_process() -> None:
     Call it before secrets are read, and again in a program that was executed: `execve` makes it dumpable again.
     Each step that the system refuses is logged and the others are still taken.
     """
-    steps: dict[str, Callable[[], None]] = {
-        "no_core_files": lambda: resource.setrlimit(resource.RLIMIT_CORE, (0, 0)),
-        "not_dumpable": lambda: _prctl(_PR_SET_DUMPABLE, 0),
-        "no_new_privileges": lambda: _prctl(_PR_SET_NO_NEW_PRIVS, 1),
-    }
+    _take(
+        {
+            "no_core_files": _forbid_core_files,
+            "not_dumpable": lambda: _prctl(_PR_SET_DUMPABLE, 0),
+            "no_new_privileges": lambda: _prctl(_PR_SET_NO_NEW_PRIVS, 1),
+        }
+    )
+
+
+def forbid_core_files() -> None:
+    """For short commands that hold a secret for a moment: if they crash, it stays in no file."""
+    _take({"no_core_files": _forbid_core_files})
+
+
+def _forbid_core_files() -> None:
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def _take(steps: dict[str, Callable[[], None]]) -> None:
     for name, step in steps.items():
         try:
             step()

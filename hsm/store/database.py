@@ -55,7 +55,7 @@ def create(path: Path, cluster_id: bytes, wrapped: WrappedKey, tally: Tally) -> 
     """Make a new store file of mode 0600, whole or not at all. Raises StoreError; never overwrites."""
     folder = path.parent
     files.check_private_folder(folder)
-    if path.exists():
+    if os.path.lexists(path):
         raise StoreError(StoreReason.EXISTS, f"{path} exists already; a store is never overwritten")
     draft = folder / f".{path.name}.{os.urandom(8).hex()}"
     try:
@@ -72,7 +72,8 @@ def create(path: Path, cluster_id: bytes, wrapped: WrappedKey, tally: Tally) -> 
         raise StoreError(StoreReason.READ_ONLY, f"{path} can't be created: {error.strerror}") from None
     finally:
         for leftover in (draft, *(folder / f"{draft.name}{end}" for end in ("-wal", "-shm", "-journal"))):
-            leftover.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                leftover.unlink()
 
 
 def _fill(path: Path, cluster_id: bytes, wrapped: WrappedKey, tally: Tally) -> None:

@@ -60,3 +60,10 @@ def test_mistakes_are_sentences_and_not_tracebacks(tmp_path: Path) -> None:
 def test_importing_the_command_does_not_import_cryptography() -> None:
     program = "import sys, certs.cli, hsm.cli.vault; sys.exit('cryptography' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], timeout=60).returncode == 0
+
+
+def test_a_folder_that_can_not_be_used_is_named(tmp_path: Path) -> None:
+    lock = tmp_path / "pki" / ".lock"
+    lock.mkdir(parents=True)
+    status, output = run("dev", "--dir", tmp_path / "pki")
+    assert (status, output) == (1, f"error: {lock} can't be used: Is a directory\n")

@@ -128,6 +128,12 @@ async def test_errors_are_one_clear_sentence(shell: Shell, arguments: list[str],
     assert len(result.stderr.strip().splitlines()) == 1
 
 
+def test_what_is_piped_in_must_be_text(tmp_path: Path) -> None:
+    arguments = ["import", "x", "-", "--socket", str(tmp_path / "none")]
+    result = CliRunner().invoke(key_app, arguments, input=b"\x30\x82\xff\xfe")
+    assert (result.exit_code, result.stderr) == (1, "standard input is not text; give the PEM of a private key\n")
+
+
 def test_without_a_node_it_is_said_who_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     result = CliRunner().invoke(key_app, ["list"])

@@ -9,7 +9,9 @@ from typer.testing import CliRunner
 
 from hsm.backends.vault import open_store
 from hsm.cli import vault
+from hsm.shared import hardening
 from hsm.store import files
+from hsm.store.store import Store
 
 
 def run(*arguments: str | Path, typed: str = "") -> tuple[int, str]:
@@ -91,3 +93,29 @@ def test_unsafe_files_are_refused_with_what_to_do(tmp_path: Path) -> None:
     assert status == 1
     assert "none does not exist" in output
     assert not (tmp_path / "k2").exists()
+
+
+def test_paths_that_can_not_be_are_refused_in_a_sentence(tmp_path: Path) -> None:
+    key = tmp_path / "key"
+    files.create_private(key, b"k" * 32)
+    (tmp_path / "dangling").symlink_to(tmp_path / "nothing")
+    for store, words in (
+        (tmp_path / ("a" * 300), "File name too long"),
+        (tmp_path / ("a" * 300) / "s.db", "File name too long"),
+        (tmp_path / ("a" * 250), "File name too long"),
+        (tmp_path / "dangling", "exists already; a store is never overwritten"),
+    ):
+        status, output = run("init", "--store", store, "--key-file", key)
+        assert status == 1, output
+        assert output.startswith("error: ")
+        assert words in output
+    assert sorted(os.listdir(tmp_path)) == ["dangling", "key"]
+
+
+def test_a_crash_would_leave_no_core_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    happened: list[str] = []
+    real = Store.create
+    monkeypatch.setattr(hardening, "_forbid_core_files", lambda: happened.append("forbidden"))
+    monkeypatch.setattr(Store, "create", lambda *given: happened.append("created") or real(*given))
+    assert run("init", "--store", tmp_path / "s.db", "--key-file", tmp_path / "key", "--generate")[0] == 0
+    assert happened == ["forbidden", "created"]

@@ -40,3 +40,12 @@ def test_a_refused_step_is_logged_and_the_others_are_taken(monkeypatch: pytest.M
         hardening.harden_process()
     assert taken == [-1, 4, 38]
     assert [entry["step"] for entry in logs] == ["not_dumpable", "no_new_privileges"]
+
+
+def test_core_files_alone_can_be_forbidden() -> None:
+    probe = (
+        "import ctypes, resource; from hsm.shared.hardening import forbid_core_files; forbid_core_files();"
+        "print(resource.getrlimit(resource.RLIMIT_CORE), ctypes.CDLL(None).prctl(3, 0, 0, 0, 0))"
+    )
+    run = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, timeout=60, check=True)
+    assert (run.stdout, run.stderr) == ("(0, 0) 1\n", "")
