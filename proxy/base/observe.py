@@ -86,6 +86,9 @@ class ProxyObserver:
     def upstream_connections_changed(self, upstream: str, server: str, open_connections: int) -> None:
         """Connections now open to one server."""
 
+    def upstream_waiting_changed(self, upstream: str, waiting: int) -> None:
+        """How many requests wait in this worker for a connection to an upstream."""
+
     # the process
     def task_crashed(self, name: str) -> None:
         """A supervised task ended with an exception nobody expected."""

@@ -7,6 +7,7 @@ its timeout, a place in the queue its deadline. A connection leaves the count ex
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict
 from typing import Protocol
 
 from hsm.shared.addresses import parse_address
@@ -98,7 +99,8 @@ class UpstreamPool:
         self.config = config
         self.name = config.name
         self.servers = tuple(Server(address, config, self, observer) for address in config.servers)
-        self._waiting: dict[Waiter, float] = {}
+        self._waiting: OrderedDict[Waiter, float] = OrderedDict()
+        self._observer = observer
         self._turn = 0
         self._is_stopped = False
         self._connects = Tasks(observer.task_crashed)
@@ -132,7 +134,8 @@ class UpstreamPool:
 
     def cancel(self, waiter: Waiter) -> None:
         """`waiter` wants no connection any more."""
-        self._waiting.pop(waiter, None)
+        if self._waiting.pop(waiter, None) is not None:
+            self._tell_waiting()
 
     def _assign(self, waiter: Waiter) -> bool:
         self._turn += 1
@@ -214,8 +217,10 @@ class UpstreamPool:
             waiter = next(iter(self._waiting))
             deadline = self._waiting.pop(waiter)
             if not self._assign(waiter):
-                self._waiting = {waiter: deadline, **self._waiting}
+                self._waiting[waiter] = deadline
+                self._waiting.move_to_end(waiter, last=False)
                 return
+            self._tell_waiting()
 
     def _enqueue(self, waiter: Waiter) -> None:
         if len(self._waiting) >= self.config.max_waiting:
@@ -224,6 +229,7 @@ class UpstreamPool:
         if not self._waiting:
             self._deadline.set(self.config.queue_timeout_s)
         self._waiting[waiter] = self._loop.time() + self.config.queue_timeout_s
+        self._tell_waiting()
 
     def _expire(self) -> None:
         now = self._loop.time()
@@ -235,7 +241,11 @@ class UpstreamPool:
 
     def _refuse_waiter(self, waiter: Waiter, detail: str) -> None:
         if self._waiting.pop(waiter, None) is not None:
+            self._tell_waiting()
             waiter.connection_refused(_no_server(detail), None)
+
+    def _tell_waiting(self) -> None:
+        self._observer.upstream_waiting_changed(self.name, len(self._waiting))
 
 
 def _no_server(detail: str) -> HttpProblem:

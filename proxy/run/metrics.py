@@ -108,6 +108,10 @@ UPSTREAM_DURATION = _histogram(
     bounds=SLOW_S,
 )
 UPSTREAM_OPEN = _gauge("sealgate_upstream_connections_open", "Connections to web servers.", "upstream", "server")
+UPSTREAM_WAITING = _gauge("sealgate_upstream_requests_waiting", "Requests that wait for a connection.", "upstream")
+UPSTREAM_WAITING_LIMIT = _gauge(
+    "sealgate_upstream_requests_waiting_limit", "Requests that may wait; more get 503.", "upstream"
+)
 UPSTREAM_LIMIT = _gauge(
     "sealgate_upstream_connections_limit", "Connections to a web server that may be open.", "upstream", "server"
 )
@@ -169,6 +173,7 @@ class PrometheusObserver(ProxyObserver):
         self._upstream_attempts = ledger.cells(UPSTREAM_ATTEMPTS)
         self._upstream_duration = ledger.spreads(UPSTREAM_DURATION)
         self._upstream_open = ledger.cells(UPSTREAM_OPEN)
+        self._upstream_waiting = ledger.cells(UPSTREAM_WAITING)
         self._task_crashes = ledger.cells(TASK_CRASHES)[()]
 
     def connection_opened(self, listener: str) -> None:
@@ -255,6 +260,9 @@ class PrometheusObserver(ProxyObserver):
     def upstream_connections_changed(self, upstream: str, server: str, open_connections: int) -> None:
         self._upstream_open[upstream, server].value = open_connections
 
+    def upstream_waiting_changed(self, upstream: str, waiting: int) -> None:
+        self._upstream_waiting[upstream,].value = waiting
+
     def task_crashed(self, name: str) -> None:
         self._task_crashes.value += 1
 
@@ -269,6 +277,8 @@ def declare_limits(ledger: Ledger, config: ProxyConfig) -> None:
         ledger.cells(ATTEMPTS_LIMIT)[node.name,].value = config.signing.max_in_flight_per_node
         _ = ledger.cells(NODE_UP)[node.name,], ledger.cells(ATTEMPTS)[node.name, OK]
     for upstream in config.upstreams:
+        ledger.cells(UPSTREAM_WAITING_LIMIT)[upstream.name,].value = upstream.max_waiting
+        _ = ledger.cells(UPSTREAM_WAITING)[upstream.name,]
         for server in upstream.servers:
             ledger.cells(UPSTREAM_LIMIT)[upstream.name, server].value = upstream.max_connections
     for site in config.sites:

@@ -28,6 +28,7 @@ class RecordingObserver(ProxyObserver):
         self.failed: list[tuple[HttpReason, int]] = []
         self.attempts: list[tuple[str, HttpReason | None]] = []
         self.open: dict[str, int] = {}
+        self.waiting: list[int] = []
         self.crashes: list[str] = []
 
     def request_finished(
@@ -40,6 +41,9 @@ class RecordingObserver(ProxyObserver):
 
     def upstream_attempted(self, upstream: str, server: str, reason: HttpReason | None, duration_s: float) -> None:
         self.attempts.append((server, reason))
+
+    def upstream_waiting_changed(self, upstream: str, waiting: int) -> None:
+        self.waiting.append(waiting)
 
     def upstream_connections_changed(self, upstream: str, server: str, open_connections: int) -> None:
         self.open[server] = open_connections

@@ -106,6 +106,7 @@ async def test_full_queue_is_503_at_once_and_a_long_wait_is_503_in_time() -> Non
         gate.set()
         assert status_of(await first) == 200
         assert running.observer.failed == [(HttpReason.UPSTREAM_QUEUE_FULL, 503)] * 2
+        assert running.observer.waiting == [1, 0]
 
 
 async def test_client_that_leaves_the_queue_frees_its_place() -> None:
@@ -127,7 +128,9 @@ async def test_client_that_leaves_the_queue_frees_its_place() -> None:
         await until(lambda: pool.waiting == 0)
         gate.set()
         assert status_of(await first) == 200
+        assert running.observer.waiting == [1, 0]
         assert await ask_many(running, 3) == [200] * 3
+        assert running.observer.waiting[-1] == 0
 
 
 async def test_refusing_server_is_marked_and_another_is_asked() -> None:
