@@ -160,9 +160,9 @@ class UpstreamPool:
         return True
 
     async def _connect(self, server: Server, waiter: Waiter) -> None:
-        host, port = parse_address(server.address)
         connection = UpstreamConnection(self.config, server, self._loop)
         try:
+            host, port = parse_address(server.address)
             async with asyncio.timeout(self.config.connect_timeout_s):
                 await self._loop.create_connection(lambda: connection, host, port)
         except TimeoutError:
