@@ -40,8 +40,8 @@ class Request(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def expects_continue(self) -> bool:
-        """Whether the client waits for 100 (Continue) before its body (RFC 9110 10.1.1)."""
-        return self.fields.expect == b"100-continue" and self.framing is not NONE
+        """Whether the client waits for 100 (Continue) before its body (RFC 9110 10.1.1: never one of HTTP/1.0)."""
+        return self.fields.expect == b"100-continue" and self.framing is not NONE and self.minor == 1
 
     @property
     def is_idempotent(self) -> bool:

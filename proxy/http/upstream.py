@@ -67,6 +67,7 @@ class UpstreamConnection(asyncio.Protocol):
         "_config",
         "_deadline",
         "_has_answered",
+        "_is_awaiting",
         "_is_blocked",
         "_is_closed",
         "_is_paused",
@@ -90,7 +91,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._receiver: Receiver | None = None
         self._response: Response | None = None
         self._has_answered = self._is_blocked = self._is_closed = self._is_paused = False
-        self._is_request_done = self._is_tunnel = False
+        self._is_request_done = self._is_awaiting = self._is_tunnel = False
         self._unsent = 0
         self.uses = 0
         """Requests that were sent on it."""
@@ -117,7 +118,7 @@ class UpstreamConnection(asyncio.Protocol):
         assert self._transport is not None
         assert self._receiver is None
         self._receiver = receiver
-        self._is_request_done, self._has_answered = is_done, False
+        self._is_request_done, self._is_awaiting, self._has_answered = is_done, awaits, False
         self._response = None
         self.uses += 1
         self._parser.expect(to_head=to_head)
@@ -134,12 +135,13 @@ class UpstreamConnection(asyncio.Protocol):
         """Send more of the request's body, or bytes of a tunnel."""
         if self._transport is not None and parts and not self._is_closed:
             self._transport.writelines(parts)
+            self._is_awaiting = False
             if not self._is_blocked and self._response is None:
                 self._deadline.clear()  # while a request is being sent its sender's silence is what is timed
 
     def request_done(self) -> None:
         """The request is sent whole."""
-        self._is_request_done = True
+        self._is_request_done = self._is_awaiting = True
         if self._response is None and not self._is_blocked:
             self._deadline.set(self._config.response_timeout_s)
 
@@ -219,6 +221,8 @@ class UpstreamConnection(asyncio.Protocol):
                 receiver.interim_received(response)
                 if self._receiver is not receiver:
                     return
+                if response.status == 100:  # from here on it is the body that is waited for
+                    self._is_awaiting = self._is_request_done
                 self._arm()
                 continue
             self._response = response
@@ -306,7 +310,7 @@ class UpstreamConnection(asyncio.Protocol):
         if self._is_blocked:
             self._unsent = self._measure_unsent()
             self._deadline.set(self._config.idle_timeout_s)
-        elif self._response is None and self._is_request_done:
+        elif self._response is None and self._is_awaiting:
             self._deadline.set(self._config.response_timeout_s)
         elif self._response is not None and not self._is_paused:
             self._deadline.set(self._config.idle_timeout_s)

@@ -282,6 +282,33 @@ async def test_post_on_a_dead_kept_connection_is_not_repeated() -> None:
         assert len(posts) == 1
 
 
+@pytest.mark.parametrize(
+    ("version", "interim", "expected"),
+    [
+        ("1.0", b"HTTP/1.1 100 Continue\r\n\r\n", 408),
+        ("1.1", b"HTTP/1.1 100 Continue\r\n\r\n", 408),
+        ("1.1", b"HTTP/1.1 103 Early Hints\r\n\r\n", 504),
+    ],
+)
+async def test_somebody_is_always_timed_while_a_client_expects_to_be_asked_for_its_body(
+    version: str, interim: bytes, expected: int
+) -> None:
+    async def silent_after(visit: Visit) -> None:
+        await visit.head()
+        visit.send(interim)
+        await visit.reader.read(-1)
+
+    limits = {"http": {"body_timeout_s": 0.2}, "upstream": {"response_timeout_s": 0.2}}
+    async with play(silent_after, **limits) as running:
+        reader, writer = await running.connect()
+        head = UPLOAD.replace(b"HTTP/1.1", b"HTTP/" + version.encode())
+        writer.write(head.replace(b"\r\n\r\n", b"\r\nExpect: 100-continue\r\n\r\n"))
+        answer = await read_head(reader)
+        if status_of(answer) < 200:
+            answer = await read_head(reader)
+        assert status_of(answer) == expected
+
+
 async def test_websocket_is_tunnelled_both_ways() -> None:
     async def socket(visit: Visit) -> None:
         head = await visit.head()
