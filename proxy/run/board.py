@@ -8,6 +8,7 @@ master keeps its counts in `past` and then removes its file; a reader that has r
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import shutil
 import tempfile
@@ -21,6 +22,9 @@ import msgspec
 from proxy.run.cells import Family, Snapshot, accumulated
 
 T = TypeVar("T", bound=msgspec.Struct)
+PREFIX = "sealgate-run-"
+LEFTOVER_S = 60.0
+"""A folder that nobody holds and that is this old was left by processes that were all killed."""
 STALE_S = 5.0
 """A worker that has not reported for so long is stuck: not ready."""
 
@@ -90,11 +94,17 @@ class Board:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._held_fd = -1
 
     @classmethod
     def create(cls) -> Board:
-        """A new folder that only this user can look into."""
-        return cls(Path(tempfile.mkdtemp(prefix="sealgate-run-", dir=board_parent())))
+        """A new folder that only this user can look into. What killed masters left behind is removed."""
+        _remove_leftovers()
+        board = cls(Path(tempfile.mkdtemp(prefix=PREFIX, dir=board_parent())))
+        # Inherited by every fork: the folder is held while one of them lives.
+        board._held_fd = os.open(board.folder, os.O_RDONLY | os.O_CLOEXEC)
+        fcntl.flock(board._held_fd, fcntl.LOCK_SH)
+        return board
 
     def remove(self) -> None:
         """Delete the folder and what is in it."""
@@ -102,6 +112,9 @@ class Board:
         with contextlib.suppress(OSError):
             self.folder.rename(gone)  # first: whoever still writes must not refill it meanwhile
         shutil.rmtree(gone, ignore_errors=True)
+        if self._held_fd >= 0:
+            os.close(self._held_fd)
+            self._held_fd = -1
 
     def publish_worker(self, report: WorkerReport) -> None:
         """Replace a worker's report."""
@@ -162,6 +175,20 @@ class Board:
             return msgspec.msgpack.decode(path.read_bytes(), type=type_)
         except (OSError, msgspec.MsgspecError):
             return None
+
+
+def _remove_leftovers() -> None:
+    """Remove this user's old folders that no process holds; memory is dear where they lie."""
+    for folder in board_parent().glob(PREFIX + "*"):
+        with contextlib.suppress(OSError):
+            found = folder.lstat()
+            if found.st_uid == os.geteuid() and time.time_ns() - found.st_mtime_ns > LEFTOVER_S * 1e9:
+                fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+                try:
+                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    shutil.rmtree(folder, ignore_errors=True)
+                finally:
+                    os.close(fd)
 
 
 def board_parent() -> Path:

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import os
 import stat
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -47,6 +49,24 @@ def test_the_folder_is_private_and_goes_away(board: Board) -> None:
     board.remove()
     assert not board.folder.exists()
     board.remove()
+
+
+def test_what_killed_masters_left_is_removed_and_what_somebody_holds_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("proxy.run.board.board_parent", lambda: tmp_path)
+    held, killed, young = Board.create(), Board.create(), Board.create()
+    held.publish_worker(report(1))
+    killed.publish_worker(report(1))
+    for board in (killed, young):
+        os.close(board._held_fd)  # as the kernel does when the last of its processes ends
+    for board in (held, killed):
+        os.utime(board.folder, (0, 0))
+    new = Board.create()
+    assert set(tmp_path.iterdir()) == {held.folder, young.folder, new.folder}
+    assert [each.incarnation for each in held.workers()] == [1]
+    held.remove()
+    new.remove()
 
 
 def test_reports_are_replaced_and_read_in_order_of_forking(board: Board) -> None:
