@@ -52,6 +52,7 @@ class EdgeConnection(asyncio.Protocol):
 
     __slots__ = (
         "__weakref__",
+        "_client",
         "_deadline",
         "_end_reason",
         "_engine",
@@ -82,6 +83,7 @@ class EdgeConnection(asyncio.Protocol):
         self._job: JobHandle | None = None
         self._end_reason: TlsReason | None = None
         self._site = ""
+        self._client = ("", 0)
         self._deadline = 0.0
         self._started = 0.0
         self._unsent_bytes = 0
@@ -222,6 +224,7 @@ class EdgeConnection(asyncio.Protocol):
 
     def _start_handshake(self) -> TlsEngine:
         self._started = time.monotonic()
+        self._client = address_of(self._tcp, "peername")
         services = self._listener.services
         self._engine = engine = services.new_engine()
         services.observer.handshake_started(self._listener.name)
@@ -281,18 +284,13 @@ class EdgeConnection(asyncio.Protocol):
         self._phase = Phase.OPEN
         self._session = event
         listener.handshakes.stop(self)
+        took_s, resumed = time.monotonic() - self._started, event.is_resumed
         listener.services.observer.session_started(
-            event.site,
-            event.version,
-            event.cipher,
-            event.group,
-            resumed=event.is_resumed,
-            duration_s=time.monotonic() - self._started,
+            event.site, event.version, event.cipher, event.group, resumed=resumed, duration_s=took_s
         )
         self._protocol = protocol = listener.services.new_protocol()
-        self._transport = transport = TlsTransport(
-            self, self._tcp, self._engine, protocol, connection_info(self._tcp, listener.name, event), listener.loop
-        )
+        info = connection_info(self._tcp, self._client, listener.name, event)
+        self._transport = transport = TlsTransport(self, self._tcp, self._engine, protocol, info, listener.loop)
         transport.is_batching = True
         protocol.connection_made(transport)
 
@@ -342,7 +340,7 @@ class EdgeConnection(asyncio.Protocol):
             message=event.message,
             site=event.site,
             deadline=min(self._deadline, listener.loop.time() + listener.times.job_s),
-            client_ip=address_of(self._tcp, "peername")[0],
+            client_ip=self._client[0],
             server_name=event.server_name,
         )
         self._is_signing = True

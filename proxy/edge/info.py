@@ -14,9 +14,11 @@ def address_of(tcp: asyncio.BaseTransport | None, which: str) -> tuple[str, int]
     return (str(address[0]), int(address[1])) if address else ("", 0)
 
 
-def connection_info(tcp: asyncio.BaseTransport, listener: str, event: HandshakeDone) -> ConnectionInfo:
-    """What upper layers may know of a client."""
-    client_ip, client_port = address_of(tcp, "peername")
+def connection_info(
+    tcp: asyncio.BaseTransport, client: tuple[str, int], listener: str, event: HandshakeDone
+) -> ConnectionInfo:
+    """What upper layers may know of a client; `client` is its `address_of`."""
+    client_ip, client_port = client
     local_ip, local_port = address_of(tcp, "sockname")
     return ConnectionInfo(
         client_ip=client_ip,

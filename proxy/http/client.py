@@ -105,8 +105,7 @@ class ClientConnection(asyncio.Protocol):
         self._phase = CLOSING
         if self._wire is not None:
             self._wire.close()
-            if self._wire.has_unsent:  # else nobody has to wait for the client
-                self._arm()
+        self._arm()
 
     def _abort(self) -> None:
         self._phase = CLOSING
@@ -133,7 +132,9 @@ class ClientConnection(asyncio.Protocol):
         phase, wire, exchange = self._phase, self._wire, self._exchange
         if wire is None or phase is IDLE or phase is LINGER:
             return
-        if self._is_blocked or phase is CLOSING:
+        if phase is CLOSING and not wire.has_unsent:
+            self._deadline.clear()  # the transport closes by itself now: nobody has to wait for the client
+        elif self._is_blocked or phase is CLOSING:
             wire.note_progress()
             self._deadline.set(self._config.send_timeout_s)
         elif phase is TUNNEL and exchange is not None:

@@ -21,6 +21,7 @@ def test_addresses_of_both_families_and_of_nobody() -> None:
 
 def test_what_upper_layers_learn() -> None:
     event = HandshakeDone("site", "www.site", "TLSv1.3", "cipher", "group", "http/1.1", is_resumed=True)
-    info = connection_info(Tcp(peername=("192.0.2.9", 1), sockname=("192.0.2.1", 443)), "https", event)  # type: ignore[arg-type]
+    tcp = Tcp(sockname=("192.0.2.1", 443))
+    info = connection_info(tcp, ("192.0.2.9", 1), "https", event)  # type: ignore[arg-type]
     assert (info.client_ip, info.client_port, info.local_port, info.listener) == ("192.0.2.9", 1, 443, "https")
     assert (info.site, info.server_name, info.alpn, info.is_resumed) == ("site", "www.site", "http/1.1", True)
