@@ -18,6 +18,7 @@ MAX_CHUNK_LINE_BYTES = 256
 MAX_TRAILER_BYTES = 8192
 
 _EXTENSION = rb";" + TOKEN + rb"(?:=(?:" + TOKEN + rb'|"(?:[\t !#-\[\]-~\x80-\xff]|\\[\t -~\x80-\xff])*+"))?'
+_PLAIN_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})\r\n")
 _CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:" + _EXTENSION + rb")*+\r\n")
 
 
@@ -103,6 +104,8 @@ class ChunkedBody:
         parts: list[bytes] = []
         position, size = 0, len(data)
         while position < size:
+            if self._state == _State.SIZE:
+                position = _take_whole_chunks(data, position, parts)
             if self._state == _State.DATA:
                 end = min(size, position + self._remaining)
                 parts.append(data[position:end])
@@ -164,6 +167,22 @@ class ChunkedBody:
             raise BodyProblem("malformed chunk size or extension")
         self._remaining = int(match.group(1), 16)
         self._state = _State.DATA if self._remaining else _State.TRAILER
+
+
+def _take_whole_chunks(data: bytes, position: int, parts: list[bytes]) -> int:
+    """Take the chunks that are whole and plain; return where the first that is not, or is the last, begins.
+
+    A chunk of one byte must not cost a hundred times its bytes: clients choose how small they are.
+    """
+    match_line = _PLAIN_LINE.match
+    while (line := match_line(data, position)) is not None:
+        start = line.end()
+        end = start + int(line[1], 16)
+        if end == start or data[end : end + 2] != b"\r\n":
+            break
+        parts.append(data[start:end])
+        position = end + 2
+    return position
 
 
 def reader_for(framing: Framing, length: int) -> BodyReader | None:
