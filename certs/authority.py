@@ -89,7 +89,7 @@ def load_authority(certificate: Path, private_key: Path, *, is_root: bool) -> Au
 def issue_from_csr(authority: Authority, csr_pem: bytes, *, days: int = LEAF_DAYS) -> bytes:
     """Certify what a request asks for as a TLS server: its subject, names and key. PEM: the leaf, then the chain.
 
-    Raises PkiError for a request that is broken, not signed by its own key, or names nothing.
+    Raises PkiError for a request that is broken, not signed by its own key, names nothing, or names what is no site.
     """
     _check_days(days)
     try:
@@ -102,6 +102,11 @@ def issue_from_csr(authority: Authority, csr_pem: bytes, *, days: int = LEAF_DAY
         raise PkiError("the request has no subject alternative name; clients need one") from None
     if not is_own:
         raise PkiError("the request is not signed by its own key")
+    if not len(names):
+        raise PkiError("the request has no subject alternative name; clients need one")
+    if not all(isinstance(name, x509.DNSName | x509.IPAddress) for name in names):
+        # A URI says who a program is on links, and the nodes' access lists believe it.
+        raise PkiError("the request asks for more than DNS names and IP addresses; a site needs nothing else")
     builder = leaf_builder(
         request.subject,
         names,

@@ -73,6 +73,24 @@ def test_certificates_are_short_lived_and_their_numbers_random(intermediate: Aut
             issue_from_csr(intermediate, pem, days=days)
 
 
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ([], "no subject alternative name"),
+        ([x509.DNSName("a.example"), x509.UniformResourceIdentifier("sealgate://proxy/dev")], "nothing else"),
+        ([x509.RFC822Name("me@a.example")], "nothing else"),
+    ],
+)
+def test_a_site_is_not_certified_as_something_else(
+    intermediate: Authority, names: list[x509.GeneralName], message: str
+) -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    builder = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([]))
+    request = builder.add_extension(x509.SubjectAlternativeName(names), critical=False).sign(key, signature_hash(key))
+    with pytest.raises(PkiError, match=message):
+        issue_from_csr(intermediate, request.public_bytes(Encoding.PEM))
+
+
 def test_requests_that_are_none_are_refused(intermediate: Authority) -> None:
     with pytest.raises(PkiError, match="not a PEM certificate request"):
         issue_from_csr(intermediate, b"junk")
