@@ -40,6 +40,8 @@ T = TypeVar("T")
 
 MAX_BODY_BYTES = 131_072
 MAX_WAITING = 16
+MAX_COMMON_NAME = 64
+"""RFC 5280 A.1: ub-common-name."""
 OPERATIONS = ("list", "show", "generate", "import", "csr", "self-sign", "destroy")
 
 Label = Annotated[str, Meta(min_length=1, max_length=128)]
@@ -276,10 +278,15 @@ class Management:
 
 
 def _subject(body: CsrBody) -> str:
-    """What is certified is the names; the subject repeats the first one unless told otherwise."""
+    """What is certified is the names; the subject repeats the first one that fits, unless told otherwise."""
     if not body.names:
         raise _Refused(400, "give at least one name: clients look at the names, not at the subject")
-    return body.subject or f"CN={body.names[0]}"
+    if body.subject:
+        return body.subject
+    fitting = next((name for name in body.names if len(name) <= MAX_COMMON_NAME), None)
+    if fitting is None:
+        raise _Refused(400, f"no name has at most {MAX_COMMON_NAME} characters, as the subject needs; give a subject")
+    return f"CN={fitting}"
 
 
 async def _body(request: web.Request, type_: type[T]) -> T:

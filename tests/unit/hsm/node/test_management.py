@@ -101,6 +101,10 @@ async def test_certificates_are_made(api: Api) -> None:
     request = x509.load_pem_x509_csr(answer["pem"].encode())
     assert request.is_signature_valid
     assert request.subject.rfc4514_string() == "CN=www.example.com"
+    long = f"{'a' * 60}.example.com"
+    status, answer = await api.call("POST", "/keys/www-p256/csr", {"names": [long, "www.example.com"]})
+    request = x509.load_pem_x509_csr(answer["pem"].encode())
+    assert request.subject.rfc4514_string() == "CN=www.example.com"
     body = {"subject": "CN=me,O=Org", "names": ["www.example.com"], "days": 3}
     status, answer = await api.call("POST", "/keys/www-p256/self-sign", body)
     assert status == 200
@@ -145,6 +149,7 @@ async def test_status_says_how_the_node_is(api: Api) -> None:
         ("POST", "/keys/import", {"pem": "nonsense", "label": "x"}, 400, ""),
         ("POST", "/keys/none/csr", {"names": ["a.example"]}, 404, "no key 'none'"),
         ("POST", "/keys/mail/csr", {}, 400, "give at least one name"),
+        ("POST", "/keys/mail/csr", {"names": [f"{'a' * 60}.example"]}, 400, "give a subject"),
         ("POST", "/keys/mail/csr", {"names": ["not a name"]}, 400, "not a name"),
         ("POST", "/keys/mail/self-sign", {"names": ["a.example"], "days": 0}, 400, "$.days"),
         ("DELETE", "/keys/none", None, 404, "no key 'none'"),
