@@ -20,6 +20,7 @@ import pytest
 from hsm.node.config import NodeConfig
 from hsm.shared import strict_toml
 from hsm.shared.addresses import parse_address
+from proxy.config.schema import ProxyConfig
 
 ROOT = Path(__file__).parents[2]
 COMPOSE = (ROOT / "compose.yaml").read_text()
@@ -130,6 +131,16 @@ def test_addresses_of_services_fit_together() -> None:
     assert f"SEALGATE_HEALTH_URL=http://127.0.0.1:{control_port}/healthz" in DOCKERFILE
     for server in proxy["upstreams"][0]["servers"]:
         assert parse_address(server)[0] in services()
+
+
+def test_nobody_is_killed_while_draining() -> None:
+    shared = COMPOSE[: COMPOSE.index("\nservices:\n")]
+    grace = re.search(r"stop_grace_period: (\d+)s", shared[: shared.index("x-node:")])
+    assert grace is not None, "without it containers are killed after 10 s"
+    proxy = strict_toml.load(CONFIGS / "proxy.toml", ProxyConfig)
+    nodes = [strict_toml.load(CONFIGS / f"{name}.toml", NodeConfig) for name in NODES]
+    longest_s = max(proxy.process.drain_timeout_s, *(config.node.drain_timeout_s for config in nodes))
+    assert int(grace[1]) >= longest_s + 5
 
 
 def test_folders_belong_to_the_user_of_the_image() -> None:
