@@ -258,3 +258,6 @@ def _note_socket(path: Path, problems: strict_toml.Problems) -> None:
         problems.add(field, "holds a NUL byte; correct the path")
     elif not os.path.isdir(path.parent):
         problems.add(field, f"the folder {path.parent} does not exist, or this user may not see it; create it")
+    elif path.parent.stat().st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        # Whoever comes first could listen there, and be given keys to import.
+        problems.add(field, f"others may write to the folder {path.parent}; choose another, or run `chmod go-w` on it")

@@ -102,7 +102,7 @@ class Cluster:
         self.port, self.control_port = self.spec.port or free_port(), free_port()
         for name, identity in pki.nodes.items():
             spot = NodeSpot(name, free_port(), free_port(), directory / f"{name}.toml")
-            spot.config.write_text(_node_toml(spot, identity, pki.store, pki.key_file, _socket_path(directory, name)))
+            spot.config.write_text(_node_toml(spot, identity, pki.store, pki.key_file, _socket_path(pki.folder, name)))
             self.nodes[name] = spot
             command = sealgate("node", "run", "--config", str(spot.config))
             self.node_programs[name] = Program(name, command, directory / f"{name}.log")
@@ -171,9 +171,9 @@ def _identity_toml(identity: Identity) -> str:
     return "".join(f'{name} = "{getattr(identity, name)}"\n' for name in ("ca", "certificate", "private_key"))
 
 
-def _socket_path(directory: Path, name: str) -> Path:
-    """Unix socket paths are short by nature: a deep folder needs another place for them."""
-    path = directory / f"{name}.sock"
+def _socket_path(private: Path, name: str) -> Path:
+    """In a folder nobody else writes to. Unix socket paths are short by nature: a deep one needs another place."""
+    path = private / f"{name}.sock"
     return path if len(str(path)) < 100 else Path(tempfile.mkdtemp(prefix="sealgate-")) / f"{name}.sock"
 
 

@@ -109,6 +109,15 @@ def test_what_is_wrong_is_said_with_its_place(home: NodeHome, text: str, old: st
     assert re.search(message, found), found
 
 
+@pytest.mark.parametrize("mode", [0o1777, 0o770])
+def test_a_socket_where_others_could_listen_first_is_refused(home: NodeHome, text: str, mode: int) -> None:
+    folder = home.path / f"shared-{mode:o}"
+    folder.mkdir()
+    folder.chmod(mode)
+    found = problems(home, text.replace('"right.sock"', f'"{folder}/node.sock"'))
+    assert re.search(r"management\.socket: others may write to the folder .*shared-", found)
+
+
 def test_all_problems_are_said_at_once(home: NodeHome, text: str) -> None:
     wrong = text.replace("ca.pem", "no-ca.pem").replace("vault.db", "no.db").replace("www-*", "ski:")
     assert len(problems(home, wrong).splitlines()) == 3
