@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import gc
 import os
 import resource
@@ -11,6 +12,7 @@ from pathlib import Path
 
 GC_THRESHOLDS = (20_000, 20, 100)
 """Connections free themselves without the collector; it is only a net below, so it runs rarely."""
+_PR_SET_NAME = 15
 HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2, signal.SIGCHLD)
 
 
@@ -35,9 +37,12 @@ def signal_name(number: int) -> str:
 
 
 def name_process(name: str) -> None:
-    """Show `name` in ps and top, 15 characters of it."""
-    with contextlib.suppress(OSError):
-        Path("/proc/self/comm").write_text(name[:15])
+    """Show `name` in ps and top, 15 characters of it.
+
+    Not through /proc/self/comm: that belongs to root once a process is not dumpable.
+    """
+    with contextlib.suppress(OSError, AttributeError):  # a system without prctl(2)
+        ctypes.CDLL(None).prctl(_PR_SET_NAME, ctypes.c_char_p(name.encode()[:15]), *[ctypes.c_ulong(0)] * 3)
 
 
 def tune_collector() -> None:

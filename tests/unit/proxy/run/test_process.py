@@ -2,10 +2,19 @@ from __future__ import annotations
 
 import os
 import signal
+from pathlib import Path
 
 import pytest
 
-from proxy.run.process import HANDLED, cpu_seconds, forget_masters_signals, resident_bytes, signal_name
+from hsm.shared.hardening import harden_process
+from proxy.run.process import (
+    HANDLED,
+    cpu_seconds,
+    forget_masters_signals,
+    name_process,
+    resident_bytes,
+    signal_name,
+)
 
 # The children here do nothing that threads of the test process could disturb.
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
@@ -31,6 +40,18 @@ def test_a_child_has_none_of_the_masters_handlers() -> None:
         ignored = {number for number in HANDLED if signal.getsignal(number) is signal.SIG_IGN}
         default = {number for number in HANDLED if signal.getsignal(number) is signal.SIG_DFL}
         return ignored == {signal.SIGINT, signal.SIGHUP, signal.SIGUSR2} and default == {signal.SIGTERM, signal.SIGCHLD}
+
+    assert in_child(check) == 0
+
+
+def test_a_hardened_process_of_any_user_has_a_name() -> None:
+    def check() -> bool:
+        if os.geteuid() == 0:
+            os.setgid(65534)
+            os.setuid(65534)
+        harden_process()
+        name_process("sealgate-a-name-that-is-too-long")
+        return Path("/proc/self/comm").read_text() == "sealgate-a-name\n"
 
     assert in_child(check) == 0
 
