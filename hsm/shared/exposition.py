@@ -6,6 +6,7 @@ served comes from functions of the caller; nothing is computed here.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import socket
@@ -25,6 +26,9 @@ MAX_REQUEST_BYTES = 64 * 1024
 _MAX_LINE_BYTES = 4096
 _SHUTDOWN_TIMEOUT_S = 2.0
 _BACKLOG = 128
+MAX_CONNECTIONS = 64
+"""Open at once per address. When there are more, the oldest gives way: who connects and says nothing must not be able
+to use up the files that the program needs."""
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -92,13 +96,17 @@ async def _short_errors(request: web.Request, handler: Handler) -> web.StreamRes
 class Running:
     """A server that listens; `address` is the real one, also where port 0 was asked for."""
 
-    def __init__(self, runner: web.AppRunner, address: str, socket_path: Path | None) -> None:
+    def __init__(
+        self, runner: web.AppRunner, listener: asyncio.AbstractServer, address: str, socket_path: Path | None
+    ) -> None:
         self._runner = runner
+        self._listener = listener
         self.address = address
         self._socket_path = socket_path
 
     async def stop(self) -> None:
         """Close the listener and its connections; the Unix socket's file goes, too. May be called again."""
+        self._listener.close()
         await self._runner.cleanup()
         if self._socket_path is not None:
             with contextlib.suppress(FileNotFoundError):
@@ -124,13 +132,27 @@ async def serve(app: web.Application, address: str | Path) -> Running:
     )
     try:
         await runner.setup()
-        await web.SockSite(runner, listening, backlog=_BACKLOG).start()
+        listener = await _accept(runner, listening)
     except BaseException:
         listening.close()
         await runner.cleanup()
         raise
     shown = str(path) if path is not None else format_address(*listening.getsockname()[:2])
-    return Running(runner, shown, path)
+    return Running(runner, listener, shown, path)
+
+
+async def _accept(runner: web.AppRunner, listening: socket.socket) -> asyncio.AbstractServer:
+    server = runner.server
+    assert server is not None  # after `setup`
+
+    def make_protocol() -> asyncio.BaseProtocol:
+        transports = [connection.transport for connection in server.connections]
+        live = [transport for transport in transports if transport is not None and not transport.is_closing()]
+        for transport in live[: max(0, len(live) - MAX_CONNECTIONS + 1)]:
+            transport.abort()
+        return server()
+
+    return await asyncio.get_running_loop().create_server(make_protocol, sock=listening, backlog=_BACKLOG)
 
 
 def _listen_tcp(address: str) -> socket.socket:

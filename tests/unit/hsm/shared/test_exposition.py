@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import stat
@@ -10,7 +11,7 @@ import pytest
 from aiohttp import web
 from structlog.testing import capture_logs
 
-from hsm.shared.exposition import Health, ListenError, json_response, ops_app, serve
+from hsm.shared.exposition import MAX_CONNECTIONS, Health, ListenError, json_response, ops_app, serve
 
 
 def make_app(*, ready: bool = True) -> web.Application:
@@ -112,3 +113,22 @@ async def test_addresses_that_can_not_be_had_are_refused_with_a_sentence(tmp_pat
     with pytest.raises(ValueError, match="is not an address"):
         await serve(make_app(), "nonsense")
     assert os.listdir(tmp_path) == []
+
+
+async def test_who_connects_and_says_nothing_gives_way() -> None:
+    running = await serve(make_app(), "127.0.0.1:0")
+    host, port = running.address.rsplit(":", 1)
+    silent = [await asyncio.open_connection(host, int(port)) for _ in range(MAX_CONNECTIONS + 5)]
+    try:
+        assert (await fetch(running.address, "/healthz"))[0] == 200
+        ends = [asyncio.create_task(reader.read(1)) for reader, _writer in silent]
+        ended, waiting = await asyncio.wait(ends[:5], timeout=10)
+        assert (len(ended), len(waiting)) == (5, 0)
+        assert not ends[-1].done()
+        for end in ends:
+            end.cancel()
+        await asyncio.gather(*ends, return_exceptions=True)
+    finally:
+        for _reader, writer in silent:
+            writer.transport.abort()
+        await running.stop()
