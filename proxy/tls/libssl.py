@@ -111,7 +111,7 @@ class Endpoint:
     def switch_context(self, context: SSL.Context) -> None:
         """Use another context's certificates; only from within the server name callback."""
         if context is not self._context:
-            lib.SSL_set_SSL_CTX(self._ssl, context._context)
+            _required(lib.SSL_set_SSL_CTX(self._ssl, context._context))
             self._context = context
 
     def _status(self, result: int) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -104,3 +105,16 @@ def test_the_name_in_a_session(name: str, ticket: bytes) -> None:
     assert libssl.name_in_session(der(0x30, b"".join(parts))) == b""
     parts.insert(2, der(0xA6, der(0x04, name.encode())))
     assert libssl.name_in_session(der(0x30, b"".join(parts))) == name.encode()
+
+
+def test_a_switch_that_openssl_has_no_memory_for_is_no_success(
+    context: SSL.Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class OutOfMemory:
+        def __getattr__(self, name: str) -> Any:
+            return (lambda *_: ffi.NULL) if name == "SSL_set_SSL_CTX" else getattr(lib, name)
+
+    endpoint = libssl.Endpoint(context)
+    monkeypatch.setattr(libssl, "lib", OutOfMemory())
+    with pytest.raises(MemoryError):
+        endpoint.switch_context(SSL.Context(SSL.TLS_SERVER_METHOD))
