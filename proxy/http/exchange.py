@@ -193,6 +193,8 @@ class Exchange:
         request = self.request
         pending, self._pending = self._pending, []
         is_done = self.is_request_done
+        if request.framing is not NONE:
+            self._client.go_on()  # first: the connection may say at once that it is full
         connection.start(
             self,
             self._head,
@@ -203,8 +205,6 @@ class Exchange:
         )
         if self._is_client_blocked:  # since before there was a connection that could have been paused
             connection.pause()
-        if request.framing is not NONE:
-            self._client.go_on()
 
     def connection_refused(self, problem: HttpProblem, server: Server | None) -> None:
         """See Waiter."""

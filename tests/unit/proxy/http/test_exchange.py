@@ -9,6 +9,9 @@ import random
 import pytest
 
 from proxy.base.errors import HttpReason
+from proxy.config.schema import HttpConfig
+from proxy.http.exchange import Exchange
+from proxy.http.request import read_request
 from tests.support.http_play import GET, OK, Play, Visit, answer_ok, play, read_exactly, read_head, until
 
 CLOSE_GET = GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
@@ -307,6 +310,27 @@ async def test_somebody_is_always_timed_while_a_client_expects_to_be_asked_for_i
         if status_of(answer) < 200:
             answer = await read_head(reader)
         assert status_of(answer) == expected
+
+
+async def test_upstream_that_is_full_with_the_first_bytes_holds_the_client() -> None:
+    heard: list[str] = []
+
+    class Client:
+        def hold(self) -> None:
+            heard.append("hold")
+
+        def go_on(self) -> None:
+            heard.append("go on")
+
+    class Full:
+        def start(self, receiver: Exchange, *_parts: object, **_flags: object) -> None:
+            receiver.upstream_blocked()  # as a transport does from within a large write
+
+    request = read_request(UPLOAD, HttpConfig())
+    exchange = Exchange(Client(), request, b"", "site.test", None, None, asyncio.get_running_loop())
+    exchange.send_body([b"x" * 500], is_complete=False)
+    exchange.connection_ready(Full(), None)
+    assert heard == ["hold", "go on", "hold"]
 
 
 async def test_websocket_is_tunnelled_both_ways() -> None:
