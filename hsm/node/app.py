@@ -62,17 +62,29 @@ def _allow_connections(wanted: int) -> None:
 async def _serve(config: NodeConfig, base_dir: Path) -> None:
     node = Node(config, base_dir)
     wanted = asyncio.Event()
-    loop = asyncio.get_running_loop()
+    loop, starting = asyncio.get_running_loop(), asyncio.current_task()
+
+    def end() -> None:
+        """The first signal drains, or gives a start up; a second one does not wait any longer."""
+        if wanted.is_set():
+            node.hurry()
+        elif starting is not None:
+            starting.cancel()
+        wanted.set()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        # The first signal drains, a second one does not wait any longer.
-        loop.add_signal_handler(number, lambda: node.hurry() if wanted.is_set() else wanted.set())
+        loop.add_signal_handler(number, end)
     loop.add_signal_handler(signal.SIGHUP, node.refuse_reload)
     try:
         await node.start()
+        starting = None
         # What lives now lives until the end: the garbage collector need not look at it again.
         gc.freeze()
         await wanted.wait()
         await node.drain()
+    except asyncio.CancelledError:
+        if not wanted.is_set():
+            raise
     finally:
         await node.stop()
 

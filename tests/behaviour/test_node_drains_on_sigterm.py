@@ -133,6 +133,32 @@ async def test_sighup_changes_nothing(node: Program, home: NodeHome) -> None:
     await link.close()
 
 
+async def test_a_start_that_hangs_ends_on_sigterm(home: NodeHome) -> None:
+    probe = (
+        "import pathlib, sys, time\n"
+        "from hsm.node import app\n"
+        "def hang(config, files):\n"
+        "    print('hangs', flush=True)\n"
+        "    time.sleep(60)\n"
+        "app.open_backend = hang\n"
+        "app.run(pathlib.Path(sys.argv[1]))\n"
+    )
+    command = (sys.executable, "-c", probe, str(home.write_config()))
+    process = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    try:
+        assert process.stdout is not None
+        assert await asyncio.wait_for(process.stdout.readline(), 20) == b"hangs\n"
+        process.send_signal(signal.SIGTERM)
+        _out, said = await asyncio.wait_for(process.communicate(), PATIENCE_S)
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    assert process.returncode == 0
+    assert b"Traceback" not in said
+    assert b"backend_hangs" in said
+
+
 def test_open_files_are_enough_for_the_connections_that_are_allowed(home: NodeHome) -> None:
     probe = (
         "import pathlib, resource, sys\n"
