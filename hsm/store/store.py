@@ -92,7 +92,6 @@ class Store:
     def __init__(self, path: Path, connection: sqlite3.Connection, cluster_id: bytes, master: Secret[bytes]) -> None:
         self.path = path
         self.cluster_id = cluster_id
-        self._master_key = master
         self._sealer = Sealer(master, cluster_id)
         self._tallier = Tallier(master, cluster_id)
         self._connection = connection
@@ -125,11 +124,10 @@ class Store:
             raise StoreError(error.reason, prefix + error.sentence, record=error.record) from None
 
     def close(self) -> None:
-        """Close the file and forget the master key. May be called again."""
+        """Close the file. The master key is forgotten with this object, not before. May be called again."""
         with self._lock:
             self._is_open = False
             self._connection.close()
-            self._master_key = Secret(b"")
 
     def has_changed(self, since: StoreState) -> bool:
         """Whether anybody, this process included, wrote since a `scan`. Takes some 10 us.
