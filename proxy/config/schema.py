@@ -19,7 +19,7 @@ class ProcessConfig(Strict, frozen=True, kw_only=True):
     """Worker processes; 0 means one per core."""
     drain_timeout_s: Seconds = 30.0
     """After SIGTERM: longest wait for open connections before they are cut."""
-    restart_delay_s: Annotated[float, Meta(ge=0, le=60)] = 1.0
+    restart_delay_s: Annotated[float, Meta(ge=0.05, le=60)] = 1.0
     """Shortest life of a worker; one that dies younger is forked again only after this long."""
     log_format: Literal["console", "json"] = "json"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
