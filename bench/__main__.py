@@ -25,8 +25,8 @@ GOALS = {
 
 
 def main(
-    pairs: Annotated[int, typer.Option(min=1, help="Counted pairs per comparison.")] = 5,
-    seconds: Annotated[float, typer.Option(min=0.5, help="Length of one run.")] = 4.0,
+    pairs: Annotated[int, typer.Option(min=1, help="Counted pairs per comparison.")] = 9,
+    seconds: Annotated[float, typer.Option(min=0.5, help="Length of one run.")] = 2.0,
     only: Annotated[str, typer.Option(help="handshakes, rate or requests; empty for all.")] = "",
     out: Annotated[Path, typer.Option(help="Where the rows go.")] = RESULTS,
     tls12: Annotated[bool, typer.Option("--tls12", help="Measure handshakes of TLS 1.2, too.")] = False,
