@@ -17,9 +17,9 @@ MAX_CHUNK_LINE_BYTES = 256
 """Size and extensions of one chunk."""
 MAX_TRAILER_BYTES = 8192
 
-_EXTENSION = rb";" + TOKEN + rb"(?:=(?:" + TOKEN + rb'|"(?:[\t !#-\[\]-~\x80-\xff]|\\[\t -~\x80-\xff])*+"))?'
+_EXTENSION = rb";" + TOKEN + rb"(?:=(?:" + TOKEN + rb'|"(?:[\t !#-\[\]-~\x80-\xff]|\\[\t -~\x80-\xff])*"))?'
 _PLAIN_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})\r\n")
-_CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:" + _EXTENSION + rb")*+\r\n")
+_CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:" + _EXTENSION + rb")*\r\n")
 
 
 class BodyProblem(Exception):
