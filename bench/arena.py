@@ -18,19 +18,19 @@ SITE = "localhost"
 _NGINX = """\
 daemon off;
 {user}worker_processes 1;
-pid {folder}/nginx.pid;
-error_log {folder}/error.log warn;
+pid nginx.pid;
+error_log error.log warn;
 events {{ worker_connections 8192; }}
 http {{
     access_log off;
-    client_body_temp_path {folder}/b; proxy_temp_path {folder}/p; fastcgi_temp_path {folder}/f;
-    uwsgi_temp_path {folder}/u; scgi_temp_path {folder}/s;
+    client_body_temp_path b; proxy_temp_path p; fastcgi_temp_path f;
+    uwsgi_temp_path u; scgi_temp_path s;
     keepalive_requests 10000000;
     upstream web {{ server 127.0.0.1:{web_port}; keepalive 64; }}
     ssl_protocols TLSv1.2 TLSv1.3;
     ssl_session_cache off;
-    ssl_certificate {folder}/p256.pem; ssl_certificate_key {folder}/p256.key;
-    ssl_certificate {folder}/rsa2048.pem; ssl_certificate_key {folder}/rsa2048.key;
+    ssl_certificate p256.pem; ssl_certificate_key p256.key;
+    ssl_certificate rsa2048.pem; ssl_certificate_key rsa2048.key;
     server {{
         listen 127.0.0.1:{port} ssl backlog=1024;
         server_name {site};
@@ -70,7 +70,7 @@ def nginx_with_local_keys(folder: Path, web_port: int) -> tuple[Program, int]:
     port = free_port()
     user = "user root;\n" if os.geteuid() == 0 else ""
     config = folder / "nginx.conf"
-    config.write_text(_NGINX.format(folder=folder, port=port, web_port=web_port, site=SITE, user=user))
+    config.write_text(_NGINX.format(port=port, web_port=web_port, site=SITE, user=user))
     command = [nginx_program(), "-e", str(folder / "error.log"), "-p", str(folder), "-c", str(config)]
     return Program("nginx", command, folder / "output.log"), port
 

@@ -43,7 +43,7 @@ def demo(
         cluster = Cluster(ClusterSpec(place.absolute(), nodes=nodes, port=wanted_port, workers=workers))
         try:
             last_line = _run(cluster, seconds if check else None)
-        except ProgramError as error:
+        except (ProgramError, OSError) as error:
             _say(f"The demo failed. {error}")
             raise typer.Exit(1) from None
         except KeyboardInterrupt:
@@ -109,7 +109,10 @@ def _show(cluster: Cluster, stop: threading.Event) -> None:
             if not cluster.proxy.is_running:
                 raise ProgramError(f"The proxy ended by itself:\n{cluster.proxy.log_tail()}")
             _revive(cluster, dead_since)
-            now = Look(time.monotonic(), scrape_proxy(cluster.control_url))
+            try:
+                now = Look(time.monotonic(), scrape_proxy(cluster.control_url))
+            except OSError:
+                continue  # the control process is being started again; the next look will show it
             live.update(render(before, now), refresh=True)
             before = now
 

@@ -7,6 +7,7 @@ folder keeps the PKI and the keys.
 from __future__ import annotations
 
 import contextlib
+import json
 import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -93,11 +94,14 @@ class Cluster:
 
     def prepare(self) -> None:
         """Makes the PKI, the keys and all configs; starts nothing."""
-        from certs.pki import DevPkiSpec, create_dev_pki
+        from certs.pki import DevPkiSpec, PkiError, create_dev_pki
 
         directory = self.spec.directory
         directory.mkdir(parents=True, exist_ok=True)
-        pki = create_dev_pki(DevPkiSpec(directory / "pki", self.spec.sites, self.spec.nodes))
+        try:
+            pki = create_dev_pki(DevPkiSpec(directory / "pki", self.spec.sites, self.spec.nodes))
+        except PkiError as error:
+            raise ProgramError(f"keys and certificates: {error}") from None
         self.ca, self.chains, self.store, self.key_file = pki.ca, pki.sites, pki.store, pki.key_file
         self.port, self.control_port = self.spec.port or free_port(), free_port()
         for name, identity in pki.nodes.items():
@@ -164,11 +168,12 @@ class Cluster:
 
 
 def _quoted(values: Iterable[object]) -> str:
-    return ", ".join(f'"{value}"' for value in values)
+    """Values as TOML basic strings, whose escapes are JSON's."""
+    return ", ".join(json.dumps(str(value), ensure_ascii=False) for value in values)
 
 
 def _identity_toml(identity: Identity) -> str:
-    return "".join(f'{name} = "{getattr(identity, name)}"\n' for name in ("ca", "certificate", "private_key"))
+    return "".join(f"{name} = {_quoted([getattr(identity, name)])}\n" for name in ("ca", "certificate", "private_key"))
 
 
 def _socket_path(private: Path, name: str) -> Path:
@@ -182,8 +187,8 @@ def _node_toml(spot: NodeSpot, identity: Identity, store: Path, key_file: Path, 
         f'[node]\nname = "{spot.name}"\n'
         f'[listen]\naddress = "127.0.0.1:{spot.port}"\n'
         f"[tls]\n{_identity_toml(identity)}"
-        f'[backend]\ntype = "vault"\nstore = "{store}"\nkey_file = "{key_file}"\n'
+        f'[backend]\ntype = "vault"\nstore = {_quoted([store])}\nkey_file = {_quoted([key_file])}\n'
         f'[[access]]\nclient = "{CLIENT_IDENTITY}"\nkeys = ["*"]\n'
         f'[ops]\naddress = "127.0.0.1:{spot.ops_port}"\n'
-        f'[management]\nsocket = "{socket}"\n'
+        f"[management]\nsocket = {_quoted([socket])}\n"
     )

@@ -8,20 +8,21 @@ from pathlib import Path
 
 from proxy.demo.processes import Program, ProgramError
 
+# Paths are relative to nginx' prefix (-p): a folder may have any name.
 _CONFIG = """\
 daemon off;
 {user}worker_processes 1;
-pid {folder}/nginx.pid;
-error_log {folder}/error.log warn;
+pid nginx.pid;
+error_log error.log warn;
 events {{ worker_connections 4096; }}
 http {{
     access_log off;
     server_tokens off;
-    client_body_temp_path {folder}/body;
-    proxy_temp_path {folder}/proxy;
-    fastcgi_temp_path {folder}/fastcgi;
-    uwsgi_temp_path {folder}/uwsgi;
-    scgi_temp_path {folder}/scgi;
+    client_body_temp_path body;
+    proxy_temp_path proxy;
+    fastcgi_temp_path fastcgi;
+    uwsgi_temp_path uwsgi;
+    scgi_temp_path scgi;
     client_max_body_size 0;
     keepalive_requests 100000;
     keepalive_timeout 75;
@@ -29,7 +30,7 @@ http {{
     types {{ text/html html; text/plain txt; }}
     server {{
         listen 127.0.0.1:{port};
-        root {folder}/root;
+        root root;
         add_header X-Web-Server {name};
         location = /index.html {{ ssi on; }}
         location = /small {{ default_type text/plain; return 200 "ok"; }}
@@ -88,8 +89,6 @@ def web_server(name: str, port: int, folder: Path) -> Program:
     root.mkdir(parents=True, exist_ok=True)
     (root / "index.html").write_text(_PAGE.format(name=name))
     config = folder / "nginx.conf"
-    config.write_text(
-        _CONFIG.format(folder=folder, port=port, name=name, user="user root;\n" if os.geteuid() == 0 else "")
-    )
+    config.write_text(_CONFIG.format(port=port, name=name, user="user root;\n" if os.geteuid() == 0 else ""))
     command = [nginx_program(), "-e", str(folder / "error.log"), "-p", str(folder), "-c", str(config)]
     return Program(name, command, folder / "output.log")

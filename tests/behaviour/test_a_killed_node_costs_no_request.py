@@ -12,7 +12,17 @@ import psutil
 
 def test_demo_check_fails_no_request_and_leaves_nothing_behind(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "proxy", "demo", "--check", "--seconds", "6", "--dir", str(tmp_path / "demo")],
+        [
+            sys.executable,
+            "-m",
+            "proxy",
+            "demo",
+            "--check",
+            "--seconds",
+            "6",
+            "--dir",
+            str(tmp_path / 'a "demo" folder'),
+        ],
         capture_output=True,
         text=True,
         timeout=110,

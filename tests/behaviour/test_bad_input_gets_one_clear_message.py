@@ -214,3 +214,22 @@ def test_demo_port_in_use(tmp_path: Path) -> None:
         port = other.getsockname()[1]
         message = refused("demo", "--check", "--port", str(port), "--dir", str(tmp_path / "demo"))
     assert f"127.0.0.1:{port}" in message
+
+
+def test_demo_folder_that_cannot_be_used(tmp_path: Path) -> None:
+    taken = tmp_path / "file"
+    taken.write_text("")
+    message = refused("demo", "--check", "--dir", str(taken))
+    assert str(taken) in message
+    assert "internal error" not in message
+
+
+def test_demo_folder_with_a_broken_vault(tmp_path: Path) -> None:
+    vault = tmp_path / "demo" / "pki" / "vault"
+    vault.mkdir(parents=True, mode=0o700)
+    for folder in (vault.parent, vault):
+        folder.chmod(0o700)
+    (vault / "store.db").write_bytes(b"no database")
+    message = refused("demo", "--check", "--dir", str(tmp_path / "demo"))
+    assert "vault" in message
+    assert "internal error" not in message
