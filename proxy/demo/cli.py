@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shlex
 import signal
 import sys
 import tempfile
@@ -131,7 +132,7 @@ def _welcome(cluster: Cluster) -> str:
     return (
         f"\n  Open      {cluster.url}\n"
         f"            (its certificate comes from a CA of this demo's own: {cluster.ca})\n"
-        f"  Or        curl --cacert {cluster.ca} {cluster.url}\n"
+        f"  Or        curl --cacert {shlex.quote(str(cluster.ca))} {cluster.url}\n"
         f"  Metrics   {cluster.control_url}/metrics   Status  {cluster.control_url}/status\n"
         f"  Try       kill -9 {victim.pid}    ({victim.name} dies, nobody notices; it is started again after"
         f" {REVIVE_AFTER_S:g} s)\n"
