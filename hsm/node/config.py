@@ -13,23 +13,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-import msgspec
 from msgspec import Meta
 
 from hsm.node.access import AccessRule, rule_problems
+from hsm.node.token_config import FilePath, Seconds, Strict
 from hsm.shared import strict_toml
 from hsm.shared.addresses import parse_address
 
-Seconds = Annotated[float, Meta(gt=0, le=86400)]
 Count = Annotated[int, Meta(ge=1, le=1_000_000)]
-FilePath = Annotated[str, Meta(min_length=1, max_length=4096)]
 
 MAX_SOCKET_PATH_BYTES = 107
 """Longest path of a Unix socket on Linux (unix(7): sun_path)."""
-
-
-class Strict(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Base of every config section: frozen, and unknown keys are errors."""
 
 
 class NodeSection(Strict, frozen=True, kw_only=True):

@@ -107,6 +107,8 @@ class SignRequested(msgspec.Struct, frozen=True, gc=False):
     client_ip: str
     trace: str
     """A W3C traceparent, or ""."""
+    message: bytes | None = None
+    """The whole message that `payload` is the digest of; None if the client did not send it. For Ed25519: `payload`."""
 
 
 class KeysRequested(msgspec.Struct, frozen=True, gc=False):

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from hsm.backends.attributes import KeyAttributes
 from hsm.backends.base import BackendError, Cost
 from hsm.backends.vault.errors import VaultError, store_errors_translated
 from hsm.backends.vault.keys import private_key_of, unseal
@@ -64,6 +65,10 @@ class VaultBackend:
     def keys(self) -> tuple[KeyEntry, ...]:
         """The keys that can sign now, by label."""
         return self._snapshot.entries
+
+    def attributes_of(self, ski: bytes) -> KeyAttributes:
+        """What is kept with a key."""
+        return KeyAttributes()
 
     def refresh(self) -> bool:
         """Take over what other processes wrote; True when keys came or went.
