@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from hsm.backends.base import Backend
 from hsm.backends.vault import VaultAdmin, VaultBackend, VaultError, VaultReason, open_store
 from hsm.node.config import BackendConfig, NodeFiles
-from hsm.node.management import KeyAdmin, Refusal, RefusalReason
+from hsm.node.management import KeyAdmin
+from hsm.node.refusals import Refusal, RefusalReason
 
 
 class BackendProblem(Exception):

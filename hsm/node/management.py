@@ -21,9 +21,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from datetime import datetime
-from enum import Enum
 from typing import Annotated, Protocol, TypeVar
 
 import msgspec
@@ -32,6 +30,7 @@ from msgspec import Meta
 
 from hsm.node.blocking import BlockingCalls
 from hsm.node.observe import NodeObserver, NodeStatus
+from hsm.node.refusals import Refusal
 from hsm.shared.exposition import json_response
 from hsm.shared.logs import get_logger
 from hsm.wire.schemes import KeyType
@@ -46,24 +45,6 @@ OPERATIONS = ("list", "show", "generate", "import", "csr", "self-sign", "destroy
 
 Label = Annotated[str, Meta(min_length=1, max_length=128)]
 Names = Annotated[tuple[Annotated[str, Meta(min_length=1, max_length=253)], ...], Meta(max_length=100)]
-
-
-class RefusalReason(Enum):
-    """Why an operation was refused; the value is the HTTP status that says so."""
-
-    INVALID = 400
-    NOT_FOUND = 404
-    CONFLICT = 409
-    UNAVAILABLE = 503
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """An operation was refused and changed nothing."""
-
-    reason: RefusalReason
-    sentence: str
-    """For people; holds no secret."""
 
 
 class KeyRecord(Protocol):

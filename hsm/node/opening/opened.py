@@ -10,7 +10,7 @@ from typing import Literal
 
 from hsm.backends.base import AwaitedBackend, Backend, KeyAdmin
 from hsm.node.blocking import BlockingCalls
-from hsm.node.management import Refusal
+from hsm.node.refusals import Refusal
 from hsm.shared import strict_toml
 from hsm.shared.tasks import Tasks
 
