@@ -9,7 +9,7 @@ import pytest
 from hsm.backends.vault import VaultError, VaultReason
 from hsm.node.config import NodeFiles, load_config
 from hsm.node.factory import BackendProblem, open_backend
-from hsm.node.management import RefusalReason
+from hsm.node.refusals import RefusalReason
 from hsm.wire.schemes import KeyType
 from tests.support.node import NodeHome, make_home
 

@@ -16,8 +16,9 @@ from cryptography import x509
 from hsm.backends.base import BackendError
 from hsm.backends.vault import VaultAdmin, VaultError, VaultReason, open_store
 from hsm.node.blocking import BlockingCalls
-from hsm.node.management import MAX_WAITING, ImportBody, Management, Refusal, RefusalReason
+from hsm.node.management import MAX_WAITING, ImportBody, Management
 from hsm.node.observe import LaneName, LaneStatus, NodeObserver, NodeStatus
+from hsm.node.refusals import Refusal, RefusalReason
 from hsm.shared.exposition import serve
 from hsm.wire.errors import ErrorCode
 from tests.support import pki
