@@ -5,8 +5,8 @@ After `receive_data`, `expire` or a request, send what `data_to_send` returns an
 and use another session for the next connection.
 
 Works with any Keyless SSL v1 node. What only Sealgate nodes understand is either an item that others skip (deadline,
-trace) or sent after the node has shown that it speaks the extensions (cancel); `list_keys` asks a plain node nothing
-worse than an opcode it refuses, and shows a Sealgate node that this client speaks them.
+trace, message) or sent after the node has shown that it speaks the extensions (cancel); `list_keys` asks a plain node
+nothing worse than an opcode it refuses, and shows a Sealgate node that this client speaks them.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from hsm.wire.inventory import InventoryParts, has_more
 from hsm.wire.layout import (
     FIRST_EXTENSION,
     LAST_EXTENSION,
+    MAX_MESSAGE_BYTES,
     NOTICE_ID,
     OP_CANCEL,
     OP_DRAINING,
@@ -32,6 +33,7 @@ from hsm.wire.layout import (
     SKI_BYTES,
     TAG_CLIENT_IP,
     TAG_DEADLINE,
+    TAG_MESSAGE,
     TAG_OPCODE,
     TAG_REVISION,
     TAG_SERVER_NAME,
@@ -109,8 +111,13 @@ class ClientSession:
         server_name: str = "",
         client_ip: str = "",
         trace: str = "",
+        message: bytes = b"",
     ) -> int:
-        """Ask for a signature over `payload` (see `Scheme.payload_of`) and return the request's id."""
+        """Ask for a signature over `payload` (see `Scheme.payload_of`) and return the request's id.
+
+        `message` is what `payload` is the digest of: a node that signs nothing unseen hashes it itself. For Ed25519 the
+        payload is the message and nothing is sent beside it. ValueError if it is longer than MAX_MESSAGE_BYTES.
+        """
         opcode = scheme.opcode
         wanted = PAYLOAD_BYTES[opcode]
         if wanted is not None and len(payload) != wanted:
@@ -118,6 +125,10 @@ class ClientSession:
         if len(ski) != SKI_BYTES:
             raise ValueError(f"a SKI is {SKI_BYTES} bytes, not {len(ski)}")
         extra = _context_items(server_name, client_ip, trace) if server_name or client_ip or trace else b""
+        if message and wanted is not None:
+            if len(message) > MAX_MESSAGE_BYTES:
+                raise ValueError(f"a message is at most {MAX_MESSAGE_BYTES} bytes, not {len(message)}")
+            extra = codec.encode_item(TAG_MESSAGE, message) + extra
         codec.check_body(codec.SIGN_HEAD_BODY_BYTES + len(payload) + len(extra))
         request_id = self._start(RequestKind.SIGN, deadline)
         remaining_ms = codec.milliseconds(deadline - now)

@@ -16,6 +16,7 @@ from hsm.wire.errors import ErrorCode, MalformedMessage, VersionMismatch, WireEr
 from hsm.wire.inventory import encode_pages
 from hsm.wire.layout import (
     ANSWER_OPCODES,
+    MAX_MESSAGE_BYTES,
     NOTICE_ID,
     NOTICE_OPCODES,
     OP_CANCEL,
@@ -31,6 +32,7 @@ from hsm.wire.layout import (
     TAG_CLIENT_IP,
     TAG_DEADLINE,
     TAG_KEYS,
+    TAG_MESSAGE,
     TAG_MORE,
     TAG_OPCODE,
     TAG_PAYLOAD,
@@ -218,6 +220,10 @@ class ServerSession:
             detail = f"{scheme.value} signs {wanted} bytes" if wanted is not None else "the payload is missing"
             self._send_error(wire_id, ErrorCode.MALFORMED, detail)
             return
+        message = payload if wanted is None else items.get(TAG_MESSAGE)
+        if wanted is not None and message is not None and len(message) > MAX_MESSAGE_BYTES:
+            self._send_error(wire_id, ErrorCode.MALFORMED, f"a message is at most {MAX_MESSAGE_BYTES} bytes")
+            return
         request_id = self._admit(wire_id, items)
         if request_id is None:
             return
@@ -234,6 +240,7 @@ class ServerSession:
                 fields.decode_name(name) if name else "",
                 fields.decode_ip(address) if address else "",
                 fields.decode_trace(trace) if trace else "",
+                message,
             )
         )
 

@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hsm.wire.client_session import ClientSession
-from hsm.wire.codec import encode_frame
+from hsm.wire.codec import FrameReader, encode_frame, read_items
 from hsm.wire.errors import ErrorCode, LinkClosed, LinkFull, WireError
+from hsm.wire.layout import MAX_MESSAGE_BYTES, TAG_MESSAGE
 from hsm.wire.messages import (
     DrainingAnnounced,
     Expired,
@@ -28,6 +29,7 @@ EXTENDED = load_vectors("extensions.hex")
 SKI = bytes(range(20))
 DIGEST = bytes(range(0xA0, 0xC0))
 SIGNATURE = bytes.fromhex("3006020101020101")
+MESSAGE = b" " * 64 + b"TLS 1.3, server CertificateVerify\0" + bytes(range(0xC0, 0xE0))
 TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 
 
@@ -73,6 +75,31 @@ def test_names_and_trace_travel_behind_the_payload() -> None:
     assert session.data_to_send() == EXTENDED["sign-with-everything"]
 
 
+def test_the_message_travels_beside_its_digest() -> None:
+    session = ClientSession()
+    scheme = Scheme.ECDSA_SHA256
+    session.sign(SKI, scheme, scheme.payload_of(MESSAGE), now=10.0, deadline=10.25, message=MESSAGE)
+    assert session.data_to_send() == EXTENDED["sign-with-message"]
+
+
+def test_the_message_travels_with_names_too() -> None:
+    session = ClientSession()
+    scheme = Scheme.ECDSA_SHA256
+    payload = scheme.payload_of(MESSAGE)
+    session.sign(SKI, scheme, payload, now=10.0, deadline=10.25, message=MESSAGE, server_name="a.b", client_ip="::1")
+    [(_request_id, body)] = FrameReader().frames(session.data_to_send())
+    items = read_items(body)
+    assert (items[0x02], items[0x03], items[0x12]) == (b"a.b", bytes(15) + b"\1", payload)
+    assert items[TAG_MESSAGE] == MESSAGE
+
+
+def test_ed25519_signs_messages_and_sends_them_once() -> None:
+    session, other = ClientSession(), ClientSession()
+    session.sign(SKI, Scheme.ED25519, MESSAGE, now=10.0, deadline=10.25, message=MESSAGE)
+    other.sign(SKI, Scheme.ED25519, MESSAGE, now=10.0, deadline=10.25)
+    assert session.data_to_send() == other.data_to_send()
+
+
 def test_list_keys_is_the_hand_made_one() -> None:
     session = ClientSession()
     assert session.list_keys(now=5.0, deadline=6.0) == 1
@@ -87,6 +114,9 @@ def test_requests_that_cannot_be_sent_are_refused_and_take_no_slot() -> None:
         session.sign(SKI[1:], Scheme.ECDSA_SHA256, DIGEST, now=0.0, deadline=1.0)
     with pytest.raises(ValueError, match="at most 65535 bytes"):
         session.sign(SKI, Scheme.ED25519, bytes(65_530), now=0.0, deadline=1.0)
+    too_long = bytes(MAX_MESSAGE_BYTES + 1)
+    with pytest.raises(ValueError, match="a message is at most 16384 bytes, not 16385"):
+        session.sign(SKI, Scheme.ECDSA_SHA256, DIGEST, now=0.0, deadline=1.0, message=too_long)
     with pytest.raises(ValueError, match="traceparent"):
         session.sign(SKI, Scheme.ECDSA_SHA256, DIGEST, now=0.0, deadline=1.0, trace="mine")
     with pytest.raises(ValueError, match="at most 65535 bytes"):

@@ -139,7 +139,14 @@ def test_our_client_gets_signatures_of_every_scheme_from_a_plain_server(keys: di
         key = keys[scheme.family.value]
         payload = scheme.payload_of(MESSAGE)
         request_id = session.sign(
-            ski_of(key), scheme, payload, now=0.0, deadline=1.0, server_name="example.org", client_ip="2001:db8::7"
+            ski_of(key),
+            scheme,
+            payload,
+            now=0.0,
+            deadline=1.0,
+            server_name="example.org",
+            client_ip="2001:db8::7",
+            message=MESSAGE,
         )
         wanted[request_id] = (key, scheme)
     answers = server.receive(session.data_to_send())

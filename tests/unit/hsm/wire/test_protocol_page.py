@@ -39,5 +39,6 @@ def test_every_number_is_on_the_page() -> None:
 def test_bounds_on_the_page_are_those_of_the_code() -> None:
     assert f"{layout.MAX_KEYS:,}" in PAGE
     assert f"{layout.MAX_PAGE_BYTES:,}" in PAGE
+    assert f"| message | {layout.MAX_MESSAGE_BYTES:,} bytes |" in PAGE
     assert f"{layout.HEADER_BYTES + layout.MAX_BODY_BYTES:,}" in PAGE
     assert f"{layout.MAX_DETAIL_BYTES}, {layout.MAX_NAME_BYTES}, {layout.MAX_LABEL_BYTES} bytes" in PAGE

@@ -6,7 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hsm.wire.codec import encode_frame
 from hsm.wire.errors import ErrorCode, WireError
+from hsm.wire.layout import MAX_MESSAGE_BYTES
 from hsm.wire.messages import Cancelled, KeyEntry, KeysRequested, SignRequested
 from hsm.wire.schemes import KeyType, Scheme
 from hsm.wire.server_session import ServerSession
@@ -80,6 +82,50 @@ def test_deadline_and_trace() -> None:
     assert isinstance(event, SignRequested)
     assert (event.deadline_s, event.trace, event.server_name) == (0.25, TRACE, "example.org")
     assert session.peer_speaks_extensions
+
+
+def test_the_message_behind_a_digest_is_told() -> None:
+    session = ServerSession()
+    session.receive_data(EXTENDED["sign-with-message"] + on_id(EXTENDED["sign-with-deadline"], 2))
+    with_message, without = session.events()
+    assert isinstance(with_message, SignRequested)
+    assert with_message.message == b" " * 64 + b"TLS 1.3, server CertificateVerify\0" + bytes(range(0xC0, 0xE0))
+    assert with_message.payload == with_message.scheme.payload_of(with_message.message)
+    assert isinstance(without, SignRequested)
+    assert without.message is None
+    assert session.peer_speaks_extensions
+
+
+@pytest.mark.parametrize("scheme", [Scheme.RSA_PSS_SHA256, Scheme.ED25519])
+def test_the_message_of_ed25519_is_the_payload_whatever_is_sent_beside_it(scheme: Scheme) -> None:
+    session = ServerSession()
+    items = [(0x11, bytes((scheme.opcode,))), (0x04, SKI), (0x12, DIGEST), (0x88, b"something else")]
+    session.receive_data(encode_frame(1, items))
+    [event] = session.events()
+    assert isinstance(event, SignRequested)
+    assert event.message == (DIGEST if scheme is Scheme.ED25519 else b"something else")
+
+
+def test_a_message_over_the_bound_is_malformed() -> None:
+    session = ServerSession()
+    head = [(0x11, b"\x15"), (0x04, SKI), (0x12, DIGEST)]
+    session.receive_data(encode_frame(1, [*head, (0x88, bytes(MAX_MESSAGE_BYTES + 1))]))
+    assert session.events() == []
+    answer = session.data_to_send()
+    assert answer[11:16] == bytes.fromhex("ff 12 00 01 07")
+    assert b"a message is at most 16384 bytes" in answer
+    session.receive_data(encode_frame(1, [*head, (0x88, bytes(MAX_MESSAGE_BYTES))]))
+    [event] = session.events()
+    assert isinstance(event, SignRequested)
+    assert event.message == bytes(MAX_MESSAGE_BYTES)
+
+
+def test_an_empty_message_is_not_a_missing_one() -> None:
+    session = ServerSession()
+    session.receive_data(encode_frame(1, [(0x11, b"\x15"), (0x04, SKI), (0x12, DIGEST), (0x88, b"")]))
+    [event] = session.events()
+    assert isinstance(event, SignRequested)
+    assert event.message == b""
 
 
 def test_a_request_without_time_left_is_refused_by_the_session() -> None:

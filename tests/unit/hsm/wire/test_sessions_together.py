@@ -58,14 +58,27 @@ class Link(RuleBasedStateMachine):
 
     # The client.
 
-    @rule(target=sent, scheme=SCHEMES, span=SPANS, number=st.integers(0, 255), server_name=st.sampled_from(["", "a.b"]))
-    def sign(self, scheme: Scheme, span: float, number: int, server_name: str) -> object:
+    @rule(
+        target=sent,
+        scheme=SCHEMES,
+        span=SPANS,
+        number=st.integers(0, 255),
+        server_name=st.sampled_from(["", "a.b"]),
+        size=st.sampled_from([0, 130, 16_384]),
+    )
+    def sign(self, scheme: Scheme, span: float, number: int, server_name: str, size: int) -> object:
         payload = bytes((number,)) * (scheme.payload_bytes or 3)
         deadline = self.now + span
         could = not self.client.is_full
         try:
             request_id = self.client.sign(
-                bytes(20), scheme, payload, now=self.now, deadline=deadline, server_name=server_name
+                bytes(20),
+                scheme,
+                payload,
+                now=self.now,
+                deadline=deadline,
+                server_name=server_name,
+                message=payload[:1] * size,
             )
         except (LinkFull, LinkClosed):
             assert not could
@@ -162,6 +175,10 @@ class Link(RuleBasedStateMachine):
     @rule(event=consumes(asked))
     def node_answers(self, event: SignRequested | KeysRequested) -> None:
         if isinstance(event, SignRequested):
+            if event.scheme is Scheme.ED25519:
+                assert event.message == event.payload
+            else:
+                assert event.message is None or set(event.message) == set(event.payload)
             self.server.reply_signature(event.request_id, b"signed " + event.payload)
         else:
             keys = tuple(KeyEntry(bytes(20), KeyType.P256, "x" * 255) for _ in range(300))
