@@ -21,6 +21,12 @@ class TokenMatch(msgspec.Struct, frozen=True, kw_only=True):
     model: str | None = None
     serial: str | None = None
     slot_id: int | None = None
+    slot_description: str | None = None
+    slot_manufacturer: str | None = None
+    library_description: str | None = None
+    library_manufacturer: str | None = None
+    library_version: str | None = None
+    """As RFC 7512 writes it: "2.6", or "2" for 2.0."""
 
 
 class ObjectMatch(msgspec.Struct, frozen=True, kw_only=True):
