@@ -6,6 +6,7 @@ which changes are allowed. Times are UTC.
 
 from __future__ import annotations
 
+import math
 from datetime import datetime
 from enum import StrEnum
 from typing import Annotated
@@ -79,6 +80,22 @@ def scheme_problem(names: tuple[str, ...], type_: KeyType) -> str | None:
         if scheme.family is not type_.family:
             return f"a {type_.value} key can't sign {name}; leave it out"
     return None
+
+
+def attributes_problem(attributes: KeyAttributes, type_: KeyType) -> str | None:
+    """What is wrong with the attributes of a key of this type, as a sentence; None where nothing is."""
+    for name in ("not_before", "not_after", "destroy_at"):
+        when = getattr(attributes, name)
+        if when is not None and when.utcoffset() is None:
+            return f"{name} has no time zone; write, for example, 2030-01-31T00:00:00Z"
+    begin, end = attributes.not_before, attributes.not_after
+    if begin is not None and end is not None and begin >= end:
+        return f"not_after ({end.isoformat()}) must come after not_before ({begin.isoformat()})"
+    if attributes.max_rate is not None and not 0 < attributes.max_rate < math.inf:
+        return f"max_rate must be a number of signatures per second above 0, not {attributes.max_rate}"
+    if (attributes.destroy_at is not None) is not (attributes.state is KeyState.DESTROYING):
+        return "destroy_at belongs to keys that are being destroyed, and to no others"
+    return scheme_problem(attributes.schemes, type_)
 
 
 class Usage(msgspec.Struct, frozen=True):

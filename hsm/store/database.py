@@ -158,6 +158,14 @@ def read_rows(connection: sqlite3.Connection) -> Iterator[SealedRecord]:
         yield _record(row)
 
 
+def read_newest(connection: sqlite3.Connection, prefix: str) -> int:
+    """The highest revision of the rows, tombstones included, whose path begins with `prefix`."""
+    end = prefix[:-1] + chr(ord(prefix[-1]) + 1)
+    query = "SELECT MAX(revision) FROM records WHERE path >= ? AND path < ?"
+    row = connection.execute(query, (prefix, end)).fetchone()
+    return int(row[0] or 0)
+
+
 def read_row(connection: sqlite3.Connection, path: str) -> SealedRecord | None:
     """One row, or None."""
     row = connection.execute(f"SELECT {_COLUMNS} FROM records WHERE path = ?", (path,)).fetchone()

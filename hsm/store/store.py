@@ -137,10 +137,23 @@ class Store:
         with self._reading():
             return self._state() != since
 
+    def state(self) -> StoreState:
+        """What `has_changed` compares with, now."""
+        with self._reading():
+            return self._state()
+
     def revision(self) -> int:
         """The store-wide revision: grows by one with each transaction."""
         with self._reading():
             return database.read_revision(self._connection)
+
+    def newest(self, prefix: str) -> int:
+        """The store-wide revision of the latest write, or deletion, under a prefix; 0 where there was none.
+
+        Not authenticated, and cheap: it may save a scan, but proves nothing.
+        """
+        with self._reading():
+            return database.read_newest(self._connection, prefix)
 
     def get(self, path: str) -> Record:
         """One record. Raises StoreError: MISSING, TAMPERED."""

@@ -6,8 +6,9 @@ The set of keys is an immutable snapshot behind one reference, so readers need n
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from hsm.backends.attributes import KeyAttributes
 from hsm.backends.base import BackendError, Cost
@@ -22,10 +23,14 @@ from hsm.wire.errors import ErrorCode
 from hsm.wire.messages import KeyEntry
 from hsm.wire.schemes import Scheme
 
+FULL_SCAN_INTERVAL_S = 60.0
+"""A store that changes is read whole at least so often, also when no key seems to have changed: only that proves it."""
+
 
 @dataclass(frozen=True, slots=True)
 class _LoadedKey:
     entry: KeyEntry
+    attributes: KeyAttributes
     version: int
     cost: Cost
     signers: Mapping[Scheme, Sign] = field(repr=False)
@@ -34,6 +39,10 @@ class _LoadedKey:
 @dataclass(frozen=True, slots=True)
 class _Snapshot:
     state: StoreState
+    """The store's, when it was last looked at."""
+    revision: int
+    """The store's, when keys or their attributes last changed."""
+    read_at: float
     keys: Mapping[bytes, _LoadedKey]
     entries: tuple[KeyEntry, ...]
     damaged: tuple[str, ...]
@@ -50,12 +59,12 @@ class VaultBackend:
         self._last_failure = ""
         with store_errors_translated():
             scan = store.scan(KEYS)
-        self._snapshot = self._load(scan, {}, ())
+        self._snapshot = self._load(scan, None)
 
     @property
     def revision(self) -> int:
-        """The store's revision at which the keys were read."""
-        return self._snapshot.state.revision
+        """The store's revision at which the keys, as they are now, were read."""
+        return self._snapshot.revision
 
     @property
     def damaged(self) -> tuple[str, ...]:
@@ -63,21 +72,25 @@ class VaultBackend:
         return self._snapshot.damaged
 
     def keys(self) -> tuple[KeyEntry, ...]:
-        """The keys that can sign now, by label."""
+        """All keys, by label."""
         return self._snapshot.entries
 
     def attributes_of(self, ski: bytes) -> KeyAttributes:
         """What is kept with a key."""
-        return KeyAttributes()
+        key = self._snapshot.keys.get(ski)
+        return key.attributes if key is not None else KeyAttributes()
 
     def refresh(self) -> bool:
-        """Take over what other processes wrote; True when keys came or went.
+        """Take over what other processes wrote; True when keys or attributes did change.
 
         Raises BackendError(READ) when the store can't be read: the keys in memory stay, and it is logged once.
         """
         with self._refreshing:
+            before = self._snapshot
             try:
-                if not self._store.has_changed(self._snapshot.state):
+                if not self._store.has_changed(before.state):
+                    return False
+                if self._is_only_usage(before):
                     return False
                 scan = self._store.scan(KEYS)
             except StoreError as error:
@@ -85,10 +98,23 @@ class VaultBackend:
                     self._log.error("vault_refresh_failed", reason=error.reason.value, error=error.sentence)
                 self._last_failure = error.sentence
                 raise BackendError(ErrorCode.READ, error.sentence) from None
-            before = self._snapshot
-            self._snapshot = self._load(scan, before.keys, before.damaged)
+            self._snapshot = self._load(scan, before)
             self._last_failure = ""
-            return self._snapshot.entries != before.entries
+            return self._snapshot.revision != before.revision
+
+    def _is_only_usage(self, before: _Snapshot) -> bool:
+        """Whether nodes only counted what they signed, which they do all the time; the keys need not be read then.
+
+        Nothing here is authenticated: whoever can write the file may hide changes so, for a minute at most.
+        """
+        state = self._store.state()
+        is_written = state.revision > before.state.revision
+        if not is_written or time.monotonic() - before.read_at > FULL_SCAN_INTERVAL_S:
+            return False
+        if self._store.newest(KEYS) > before.state.revision:
+            return False
+        self._snapshot = replace(before, state=state)
+        return True
 
     def sign(self, ski: bytes, scheme: Scheme, payload: bytes) -> bytes:
         """Sign. Raises BackendError: KEY_NOT_FOUND, CRYPTOGRAPHY (the scheme does not fit), MALFORMED (length)."""
@@ -116,9 +142,11 @@ class VaultBackend:
 
     def close(self) -> None:
         """Forget the keys; the store belongs to whoever opened it."""
-        self._snapshot = _Snapshot(self._snapshot.state, {}, (), ())
+        self._snapshot = replace(self._snapshot, keys={}, entries=(), damaged=())
 
-    def _load(self, scan: Scan, loaded: Mapping[bytes, _LoadedKey], known_damage: tuple[str, ...]) -> _Snapshot:
+    def _load(self, scan: Scan, before: _Snapshot | None) -> _Snapshot:
+        loaded = before.keys if before is not None else {}
+        known_damage = before.damaged if before is not None else ()
         keys: dict[bytes, _LoadedKey] = {}
         damaged = [error.sentence for error in scan.damaged]
         for error in scan.damaged:
@@ -136,7 +164,9 @@ class VaultBackend:
         for sentence in set(damaged) - set(known_damage):
             self._log.error("vault_key_damaged", error=sentence)
         entries = tuple(sorted((key.entry for key in keys.values()), key=lambda entry: (entry.label, entry.ski)))
-        return _Snapshot(scan.state, keys, entries, tuple(sorted(damaged)))
+        is_same = before is not None and _described(keys) == _described(loaded)
+        revision = before.revision if before is not None and is_same else scan.revision
+        return _Snapshot(scan.state, revision, time.monotonic(), keys, entries, tuple(sorted(damaged)))
 
     def _load_one(self, record: Record, loaded: Mapping[bytes, _LoadedKey]) -> _LoadedKey:
         ski = ski_of_path(record.path) or b""
@@ -145,5 +175,11 @@ class VaultBackend:
             return known
         sealed = unseal(record.value, ski)
         public = sealed.record(ski)
-        signers = signers_of(private_key_of(sealed, ski))
-        return _LoadedKey(KeyEntry(ski, public.type, public.label), record.version, cost_of(public.type), signers)
+        # A SKI names one key for ever: where only its attributes changed, it need not be decoded again.
+        signers = known.signers if known is not None else signers_of(private_key_of(sealed, ski))
+        entry = KeyEntry(ski, public.type, public.label)
+        return _LoadedKey(entry, public.attributes, record.version, cost_of(public.type), signers)
+
+
+def _described(keys: Mapping[bytes, _LoadedKey]) -> dict[bytes, tuple[KeyEntry, KeyAttributes]]:
+    return {ski: (key.entry, key.attributes) for ski, key in keys.items()}

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from enum import StrEnum
 
+from hsm.backends.x509_forms import FormProblem
 from hsm.store.errors import StoreError, StoreReason
 
 
@@ -50,3 +51,12 @@ def store_errors_translated() -> Iterator[None]:
         yield
     except StoreError as error:
         raise VaultError(_FROM_STORE.get(error.reason, VaultReason.UNAVAILABLE), str(error)) from None
+
+
+@contextlib.contextmanager
+def form_problems_translated() -> Iterator[None]:
+    """Within it, subjects, names and numbers that can't be certified become errors of the vault."""
+    try:
+        yield
+    except FormProblem as problem:
+        raise VaultError(VaultReason.INVALID, problem.sentence) from None

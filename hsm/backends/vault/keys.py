@@ -32,6 +32,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509 import SubjectKeyIdentifier
 
+from hsm.backends.attributes import KeyAttributes, attributes_problem
 from hsm.backends.vault.errors import VaultError, VaultReason
 from hsm.wire.schemes import KeyType
 
@@ -65,9 +66,10 @@ class KeyRecord:
     """It came from outside, so copies may exist there. Never unset."""
     public_key: str
     """PEM."""
+    attributes: KeyAttributes
 
 
-class SealedKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class SealedKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """A key as the store encrypts it. `repr` shows no private bytes."""
 
     type: str
@@ -77,6 +79,8 @@ class SealedKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     public_key: str
     private_key: bytes
     """PKCS#8 DER."""
+    attributes: KeyAttributes = KeyAttributes()
+    """Older versions did not write them."""
 
     def __repr__(self) -> str:
         return f"SealedKey({self.type}, {self.label!r})"
@@ -89,11 +93,13 @@ class SealedKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             sentence = f"key {ski.hex()} has the unknown type {self.type!r}; a newer version made it"
             raise VaultError(VaultReason.INVALID, sentence) from None
         created = datetime.fromisoformat(self.created)
-        return KeyRecord(ski, type_, self.label, created, self.imported, self.public_key)
+        return KeyRecord(ski, type_, self.label, created, self.imported, self.public_key, self.attributes)
 
 
-def seal(key: PrivateKey, label: str, *, imported: bool, now: datetime) -> tuple[KeyRecord, bytes]:
-    """A new key's description, and the bytes that the store keeps encrypted."""
+def seal(
+    key: PrivateKey, label: str, attributes: KeyAttributes = KeyAttributes(), *, imported: bool, now: datetime
+) -> tuple[KeyRecord, bytes]:
+    """A new key's description, and the bytes that the store keeps encrypted. Raises VaultError."""
     public = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
     sealed = SealedKey(
         type=type_of(key).value,
@@ -102,8 +108,15 @@ def seal(key: PrivateKey, label: str, *, imported: bool, now: datetime) -> tuple
         imported=imported,
         public_key=public,
         private_key=key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption()),
+        attributes=check_attributes(attributes, type_of(key)),
     )
     return sealed.record(ski_of(key)), msgspec.msgpack.encode(sealed)
+
+
+def seal_again(sealed: SealedKey, attributes: KeyAttributes) -> bytes:
+    """The bytes of the same key with other attributes. Raises VaultError."""
+    checked = check_attributes(attributes, KeyType(sealed.type))
+    return msgspec.msgpack.encode(msgspec.structs.replace(sealed, attributes=checked))
 
 
 def unseal(value: bytes, ski: bytes) -> SealedKey:
@@ -193,6 +206,14 @@ def check_label(label: str) -> str:
     if _HEX_SKI.match(label):
         raise VaultError(VaultReason.INVALID, "a label of 40 hex digits would look like a key's SKI; choose another")
     return label
+
+
+def check_attributes(attributes: KeyAttributes, type_: KeyType) -> KeyAttributes:
+    """Return attributes that a key of this type may have. Raises VaultError."""
+    problem = attributes_problem(attributes, type_)
+    if problem is not None:
+        raise VaultError(VaultReason.INVALID, problem)
+    return attributes
 
 
 def ski_in(reference: str | bytes) -> bytes | None:

@@ -19,7 +19,7 @@ from certs.authority import (
     issue_identity,
     load_authority,
 )
-from hsm.backends.vault.x509_forms import request_builder, signature_hash
+from hsm.backends.x509_forms import request_builder, signature_hash
 
 
 @pytest.fixture(scope="module")

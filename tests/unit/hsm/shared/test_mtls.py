@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from certs.authority import create_intermediate, create_root, issue_from_csr, issue_identity, private_pem
-from hsm.backends.vault.x509_forms import request_builder
+from hsm.backends.x509_forms import request_builder
 from hsm.shared.mtls import Identity, client_context, peer_identity, server_context
 from hsm.shared.strict_toml import ConfigError
 

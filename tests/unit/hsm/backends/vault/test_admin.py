@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
+from hsm.backends.attributes import Usage
 from hsm.backends.vault import VaultAdmin, VaultBackend, VaultError, VaultReason
 from hsm.backends.vault.keys import PrivateKey
 from hsm.store.store import Store
@@ -202,12 +203,16 @@ def test_no_public_method_gives_out_private_bytes(make: Any, admin: VaultAdmin, 
             "get": ("known",),
             "csr": ("known", "CN=a", ["a.example"]),
             "self_sign": ("known", "CN=a", ["a.example"], 30),
+            "change": ("known", lambda record: record.attributes),
+            "add_usage": ("node-1", {ski: Usage(1, datetime.now(UTC))}),
+            "usage": (),
             "destroy": ("known",),
         },
         backend: {
             "refresh": (),
             "keys": (),
             "cost": (ski,),
+            "attributes_of": (ski,),
             "sign": (ski, next(s for s in Scheme if s.family in ("rsa", "ec", "ed25519") and fits(key, s)), b"d" * 32),
             "revision": (),
             "damaged": (),
@@ -216,8 +221,9 @@ def test_no_public_method_gives_out_private_bytes(make: Any, admin: VaultAdmin, 
     }
     order = [
         (admin, "import_pem"), (backend, "refresh"), (backend, "keys"), (backend, "cost"), (backend, "sign"),
-        (backend, "revision"), (backend, "damaged"), (admin, "generate"), (admin, "list"), (admin, "damaged"),
-        (admin, "get"), (admin, "csr"), (admin, "self_sign"), (admin, "destroy"), (backend, "close"),
+        (backend, "revision"), (backend, "damaged"), (backend, "attributes_of"), (admin, "generate"), (admin, "list"),
+        (admin, "damaged"), (admin, "get"), (admin, "csr"), (admin, "self_sign"), (admin, "change"),
+        (admin, "add_usage"), (admin, "usage"), (admin, "destroy"), (backend, "close"),
     ]  # fmt: skip
     for owner, calls in arguments.items():
         public = {name for name, _ in inspect.getmembers(type(owner)) if not name.startswith("_")}

@@ -11,8 +11,14 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hsm.backends.vault.errors import VaultError
-from hsm.backends.vault.x509_forms import leaf_builder, parse_names, parse_subject, request_builder, signature_hash
+from hsm.backends.x509_forms import (
+    FormProblem,
+    leaf_builder,
+    parse_names,
+    parse_subject,
+    request_builder,
+    signature_hash,
+)
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 
@@ -21,7 +27,7 @@ def test_subjects_are_names_or_bare_common_names() -> None:
     assert parse_subject("CN=a.example,O=Acme\\, Inc").rfc4514_string() == "CN=a.example,O=Acme\\, Inc"
     assert parse_subject("a.example").rfc4514_string() == "CN=a.example"
     for bad in ("", "  ", "XX=1", "=x", "CN=a\nb", "C=LONG", "x" * 65):
-        with pytest.raises(VaultError, match="is not a subject"):
+        with pytest.raises(FormProblem, match="is not a subject"):
             parse_subject(bad)
 
 
@@ -59,21 +65,21 @@ def test_names_are_dns_names_and_addresses() -> None:
     ],
 )
 def test_other_names_are_refused(name: str) -> None:
-    with pytest.raises(VaultError, match="is not a DNS name or IP address"):
+    with pytest.raises(FormProblem, match="is not a DNS name or IP address"):
         parse_names([name])
 
 
 def test_there_is_at_least_one_name_and_not_too_many() -> None:
-    with pytest.raises(VaultError, match="at least one name"):
+    with pytest.raises(FormProblem, match="at least one name"):
         parse_names([])
-    with pytest.raises(VaultError, match="at most 100"):
+    with pytest.raises(FormProblem, match="at most 100"):
         parse_names([f"a{number}" for number in range(101)])
 
 
 @given(st.text(max_size=300))
 def test_any_text_is_taken_or_refused_with_an_error_of_ours(text: str) -> None:
     for parse in (parse_subject, lambda value: parse_names([value])):
-        with contextlib.suppress(VaultError):
+        with contextlib.suppress(FormProblem):
             assert parse(text)
 
 
