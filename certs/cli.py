@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+
+class KeysIn(StrEnum):
+    """What holds the site keys."""
+
+    VAULT = "vault"
+    PKCS11 = "pkcs11"
+
 
 certs_app = typer.Typer(no_args_is_help=True, help="Certificates for development and tests.")
 
@@ -22,14 +31,19 @@ def make_dev_pki(
     nodes: Annotated[int, typer.Option("--nodes", min=1, max=100, help="How many node identities.")] = 3,
     key_type: Annotated[
         list[str] | None,
-        typer.Option("--key-type", help="Key type of the site certificates; may be repeated. p256 and rsa-2048."),
+        typer.Option("--key-type", help="Key type of the site certificates; may be repeated. [p256 and rsa-2048]"),
     ] = None,
+    backend: Annotated[
+        KeysIn, typer.Option("--backend", help="What holds the site keys: a vault, or a SoftHSM2 token by PKCS#11.")
+    ] = KeysIn.VAULT,
 ) -> None:
-    """Make a CA, identities of nodes and proxy, a vault, and site certificates whose keys never leave the vault.
+    """Make a CA, identities of nodes and proxy, a token, and site certificates whose keys never leave the token.
 
     Running it again keeps what is still valid. For development only: the CA's key lies in the folder.
     """
     from certs.pki import DevPkiSpec, PkiError, create_dev_pki
+    from certs.site_keys import vault_keys
+    from certs.softhsm_keys import softhsm_keys
     from hsm.shared.hardening import forbid_core_files
     from hsm.wire.schemes import KeyType
 
@@ -40,7 +54,8 @@ def make_dev_pki(
         known = ", ".join(type_.value for type_ in KeyType if type_ is not KeyType.RSA_OTHER)
         raise typer.BadParameter(f"key types are {known}", param_hint="--key-type") from None
     try:
-        pki = create_dev_pki(DevPkiSpec(folder, tuple(site or ("localhost",)), nodes, types))
+        spec = DevPkiSpec(folder, tuple(site or ("localhost",)), nodes, types)
+        pki = create_dev_pki(spec, softhsm_keys if backend is KeysIn.PKCS11 else vault_keys)
     except PkiError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(1) from None
@@ -49,6 +64,7 @@ def make_dev_pki(
     for name in pki.made:
         typer.echo(f"made  {pki.folder / name}")
     typer.echo(f"clients trust it with: curl --cacert {pki.ca}")
+    typer.echo(f"nodes use its site keys with, in node.toml:\n\n{pki.token.toml()}")
 
 
 @certs_app.command("sign")

@@ -1,6 +1,7 @@
-"""A whole development PKI in one folder: authorities, identities of nodes and proxy, a vault, and site certificates.
+"""A whole development PKI in one folder: authorities, identities of nodes and proxy, a token, and site certificates.
 
-Site keys are generated inside the vault and certified through requests, as in production; no file ever holds one.
+Site keys are generated inside the token and certified through requests, as in production; no file ever holds one.
+Which kind of token it is decides the caller, by the `OpenSiteKeys` it passes; keys are found in it by their labels.
 Making it again keeps what is still good: in date, of the same authority, for the same names and key.
 """
 
@@ -25,12 +26,12 @@ from certs.authority import (
     issue_identity,
     load_authority,
 )
-from hsm.backends.vault import VaultAdmin, VaultError, create_store, open_store
-from hsm.backends.vault.x509_forms import parse_names
+from certs.site_keys import OpenSiteKeys, TokenPlace, vault_keys
+from certs.sites import DevSite
+from hsm.backends.attributes import KeyAttributes
+from hsm.backends.base import KeyAdmin
+from hsm.backends.x509_forms import FormProblem, parse_names
 from hsm.shared.mtls import Identity
-from hsm.store import master_key
-from hsm.store.errors import StoreError
-from hsm.store.store import Store
 from hsm.wire.schemes import KeyType
 
 __all__ = [
@@ -49,27 +50,6 @@ _KIND = {KeyType.P256: "ecdsa", KeyType.RSA_2048: "rsa"}
 
 
 @dataclass(frozen=True, slots=True)
-class DevSite:
-    """A site to certify: the name it is called by, and all DNS names and addresses of its certificates."""
-
-    name: str
-    names: tuple[str, ...] = ()
-    """Empty means just `name`; for "localhost" it includes the loopback addresses."""
-
-    @property
-    def all_names(self) -> tuple[str, ...]:
-        """What the certificates say."""
-        if self.names:
-            return self.names
-        return ("localhost", "127.0.0.1", "::1") if self.name == "localhost" else (self.name,)
-
-    @property
-    def file_name(self) -> str:
-        """The name as part of file names and key labels."""
-        return self.name.replace("*", "wildcard").replace(":", "-").lower()
-
-
-@dataclass(frozen=True, slots=True)
 class DevPkiSpec:
     """What `create_dev_pki` is to make."""
 
@@ -78,7 +58,7 @@ class DevPkiSpec:
     nodes: int = 3
     """Identities node-1 .. node-N."""
     key_types: Sequence[KeyType] = (KeyType.P256, KeyType.RSA_2048)
-    """One certificate of each type for every site."""
+    """One certificate of each type for every site that does not say otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +72,8 @@ class DevPki:
     """By name: "node-1" and so on. Known on links as sealgate://node/NAME."""
     proxy: Identity
     """Known on links as sealgate://proxy/dev."""
-    store: Path
-    key_file: Path
+    token: TokenPlace
+    """What holds the site keys."""
     sites: dict[str, dict[str, Path]]
     """Chains by site and kind: "ecdsa" (P-256), "rsa" (RSA-2048), others by their key type."""
     made: tuple[str, ...] = field(default=())
@@ -102,15 +82,18 @@ class DevPki:
     """What it found good."""
 
 
-def create_dev_pki(spec: DevPkiSpec) -> DevPki:
-    """Make or complete the PKI in `spec.folder`. Raises PkiError with a sentence; what was good stays."""
+def create_dev_pki(spec: DevPkiSpec, keys: OpenSiteKeys = vault_keys) -> DevPki:
+    """Make or complete the PKI in `spec.folder`, with site keys in the token that `keys` makes or opens.
+
+    Raises PkiError with a sentence; what was good stays.
+    """
     if not 1 <= spec.nodes <= 100:
         raise PkiError(f"nodes must be 1 to 100, not {spec.nodes}")
     folder.make_private(spec.folder)
     try:
         with folder.only_writer(spec.folder):
-            return _Build(spec).run()
-    except (VaultError, StoreError) as error:
+            return _Build(spec).run(keys)
+    except FormProblem as error:
         raise PkiError(str(error)) from None
     except OSError as error:
         raise PkiError(f"{error.filename or spec.folder} can't be used: {error.strerror}") from None
@@ -126,39 +109,28 @@ class _Build:
         self._made: list[str] = []
         self._kept: list[str] = []
 
-    def run(self) -> DevPki:
+    def run(self, open_keys: OpenSiteKeys) -> DevPki:
         base = self._root_path
-        for name in ("nodes", "sites", "vault"):
+        for name in ("nodes", "sites"):
             folder.make_private(base / name)
         issuer = self._authorities()
         node_names = [f"node-{number}" for number in range(1, self._spec.nodes + 1)]
         nodes = {name: self._node(name, issuer) for name in node_names}
         proxy = self._identity(base / "proxy", "proxy", "sealgate://proxy/dev", (), (), issuer)
-        store = self._vault()
-        try:
-            sites = self._sites(VaultAdmin(store), issuer)
-        finally:
-            store.close()
+        with open_keys(base) as keys:
+            (self._made if keys.was_made else self._kept).append(keys.name)
+            sites = self._sites(keys.admin, issuer)
         return DevPki(
             folder=base,
             ca=base / "ca.pem",
             intermediate=base / "intermediate.pem",
             nodes=nodes,
             proxy=proxy,
-            store=self._store_path,
-            key_file=self._key_path,
+            token=keys.place,
             sites=sites,
             made=tuple(self._made),
             kept=tuple(self._kept),
         )
-
-    @property
-    def _store_path(self) -> Path:
-        return self._root_path / "vault" / "store.db"
-
-    @property
-    def _key_path(self) -> Path:
-        return self._root_path / "vault" / "master.key"
 
     def _authorities(self) -> Authority:
         root = self._authority("ca", None)
@@ -211,41 +183,31 @@ class _Build:
         alternative = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         return uri in alternative.get_values_for_type(x509.UniformResourceIdentifier)
 
-    def _vault(self) -> Store:
-        if self._store_path.exists():
-            self._kept.append("vault/store.db")
-            return open_store(self._store_path, key_file=self._key_path)
-        if not self._key_path.exists():
-            master_key.create_key_file(self._key_path)
-        self._made.append("vault/store.db")
-        return create_store(self._store_path, key_file=self._key_path)
-
-    def _sites(self, vault: VaultAdmin, issuer: Authority) -> dict[str, dict[str, Path]]:
-        labels = {record.label: record.ski for record in vault.list()}
+    def _sites(self, keys: KeyAdmin, issuer: Authority) -> dict[str, dict[str, Path]]:
+        labels = {record.label: record.ski for record in keys.list()}
         chains: dict[str, dict[str, Path]] = {}
         for wanted in self._spec.sites:
             site = DevSite(wanted) if isinstance(wanted, str) else wanted
-            kinds = {_KIND.get(type_, type_.value): type_ for type_ in self._spec.key_types}
+            kinds = {_KIND.get(type_, type_.value): type_ for type_ in site.key_types or self._spec.key_types}
             chains[site.name] = {
-                kind: self._site(vault, site, kind, type_, labels, issuer) for kind, type_ in kinds.items()
+                kind: self._site(keys, site, kind, type_, labels, issuer) for kind, type_ in kinds.items()
             }
         return chains
 
     def _site(
-        self, vault: VaultAdmin, site: DevSite, kind: str, type_: KeyType, labels: dict[str, bytes], issuer: Authority
+        self, keys: KeyAdmin, site: DevSite, kind: str, type_: KeyType, labels: dict[str, bytes], issuer: Authority
     ) -> Path:
         label = f"{site.file_name}-{kind}"
         path = self._root_path / "sites" / f"{label}.pem"
         names = parse_names(site.all_names)
         if label not in labels:
-            labels[label] = vault.generate(type_, label).ski
+            labels[label] = keys.generate(type_, label, KeyAttributes()).ski
         leaf = self._good_leaf(path, issuer)
         if leaf is not None and self._fits(leaf, names, labels[label]):
             self._kept.append(f"sites/{path.name}")
             return path
-        csr = vault.csr(
-            labels[label], f"CN={site.all_names[0]}" if len(site.all_names[0]) <= 64 else "CN=site", site.all_names
-        )
+        first = site.all_names[0]
+        csr = keys.csr(labels[label].hex(), f"CN={first}" if len(first) <= 64 else "CN=site", site.all_names)
         folder.write(path, issue_from_csr(issuer, csr), is_private=False)
         self._made.append(f"sites/{path.name}")
         return path

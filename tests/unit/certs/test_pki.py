@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from certs import pki as pki_module
 from certs.pki import DevPki, DevPkiSpec, DevSite, PkiError, create_dev_pki
+from certs.site_keys import VaultPlace
 from hsm.backends.vault import VaultAdmin, VaultBackend, open_store
 from hsm.shared.mtls import client_context, peer_identity, server_context
 from hsm.wire.schemes import KeyType, Scheme
@@ -26,6 +27,11 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> DevPki:
     return create_dev_pki(DevPkiSpec(folder, ("localhost", "*.example.test"), nodes=2))
 
 
+def vault_of(pki: DevPki) -> VaultPlace:
+    assert isinstance(pki.token, VaultPlace)
+    return pki.token
+
+
 def leaf_of(path: Path) -> x509.Certificate:
     return x509.load_pem_x509_certificates(path.read_bytes())[0]
 
@@ -35,7 +41,7 @@ def test_everything_is_where_it_says(made: DevPki) -> None:
     assert sorted(made.sites) == ["*.example.test", "localhost"]
     assert isinstance(leaf_of(made.sites["localhost"]["ecdsa"]).public_key(), ec.EllipticCurvePublicKey)
     assert isinstance(leaf_of(made.sites["localhost"]["rsa"]).public_key(), rsa.RSAPublicKey)
-    for path in (made.ca, made.intermediate, made.store, made.key_file, made.proxy.certificate):
+    for path in (made.ca, made.intermediate, vault_of(made).store, vault_of(made).key_file, made.proxy.certificate):
         assert path.is_file()
     names = leaf_of(made.sites["localhost"]["rsa"]).extensions.get_extension_for_class(x509.SubjectAlternativeName)
     assert names.value.get_values_for_type(x509.DNSName) == ["localhost"]
@@ -55,7 +61,7 @@ def test_private_files_are_private(made: DevPki) -> None:
 def test_site_keys_are_in_the_vault_and_in_no_file(made: DevPki) -> None:
     keys = [path for path in made.folder.rglob("*") if path.is_file() and b"PRIVATE KEY" in path.read_bytes()]
     assert sorted(path.name for path in keys) == ["ca.key", "intermediate.key", "node-1.key", "node-2.key", "proxy.key"]
-    store = open_store(made.store, key_file=made.key_file)
+    store = open_store(vault_of(made).store, key_file=vault_of(made).key_file)
     backend = VaultBackend(store)
     by_ski = {entry.ski: entry for entry in backend.keys()}  # noqa: SIM118
     for chains in made.sites.values():
@@ -144,7 +150,7 @@ def open_identity_key(pki: DevPki) -> None:
 
 
 def destroy_site_key(pki: DevPki) -> None:
-    store = open_store(pki.store, key_file=pki.key_file)
+    store = open_store(vault_of(pki).store, key_file=vault_of(pki).key_file)
     VaultAdmin(store).destroy("localhost-ecdsa")
     store.close()
 
@@ -168,6 +174,25 @@ def test_a_site_with_other_names_gets_a_new_certificate(tmp_path: Path) -> None:
     create_dev_pki(spec_of(tmp_path))
     site = DevSite("localhost", ("localhost", "www.example.test"))
     assert create_dev_pki(spec_of(tmp_path, sites=(site,))).made == ("sites/localhost-ecdsa.pem",)
+
+
+def test_a_site_may_want_keys_of_its_own_kind(tmp_path: Path) -> None:
+    sites = ("localhost", DevSite("p384.localhost", key_types=(KeyType.P384,)))
+    pki = create_dev_pki(spec_of(tmp_path, sites=sites))
+    assert {site: sorted(chains) for site, chains in pki.sites.items()} == {
+        "localhost": ["ecdsa"],
+        "p384.localhost": ["p384"],
+    }
+    leaf = leaf_of(pki.sites["p384.localhost"]["p384"])
+    public = leaf.public_key()
+    assert isinstance(public, ec.EllipticCurvePublicKey)
+    assert isinstance(public.curve, ec.SECP384R1)
+    names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert names.get_values_for_type(x509.DNSName) == ["p384.localhost"]
+    chain = str(pki.sites["p384.localhost"]["p384"])
+    command = ["openssl", "verify", "-x509_strict", "-purpose", "sslserver", "-CAfile", str(pki.ca)]
+    run = subprocess.run([*command, "-untrusted", chain, chain], capture_output=True, text=True, timeout=30)
+    assert run.returncode == 0, run.stderr
 
 
 def test_certificates_are_renewed_before_they_expire(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
