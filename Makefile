@@ -1,5 +1,6 @@
 # The whole interface of the project; `make help` lists it.
 PYTHON ?= python3
+BACKEND ?= vault
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
@@ -28,13 +29,13 @@ $(STAMP): $(VENV)/.lock-stamp pyproject.toml $(SOURCES)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
-demo: setup ## Start three HSM nodes, two web servers and the proxy, and say what to open
-	@PYTHON="$(PYTHON)" .ci/packages demo
-	@$(BIN)/sealgate demo
+demo: setup ## Start three HSM nodes, two web servers and the proxy; BACKEND=vault, pkcs11 or simulated holds the keys
+	@PYTHON="$(PYTHON)" .ci/packages demo $(BACKEND)
+	@$(BIN)/sealgate demo --backend $(BACKEND)
 
 demo-check: setup ## The same without a terminal: kill a node under load and count failed requests
-	@PYTHON="$(PYTHON)" .ci/packages demo
-	@$(BIN)/sealgate demo --check
+	@PYTHON="$(PYTHON)" .ci/packages demo $(BACKEND)
+	@$(BIN)/sealgate demo --check --backend $(BACKEND)
 
 test: setup ## Lint, types and every test
 	@PYTHON="$(PYTHON)" .ci/packages test

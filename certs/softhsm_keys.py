@@ -52,14 +52,26 @@ def find_module() -> Path:
 def softhsm_keys(base: Path) -> Iterator[SiteKeys]:
     """The token in `base`/softhsm. Raises PkiError."""
     from hsm.backends.pkcs11.admin import Pkcs11Admin
+    from hsm.backends.pkcs11.blocking_worker import WorkerProblem
+
+    from hsm.backends.book import Book, BookError
+    from hsm.backends.pkcs11.messages import TokenMatch
+    from hsm.backends.pkcs11.pin import PinFile, PinProblem
+    from hsm.backends.pkcs11.settings import TokenSettings
 
     home = base.absolute() / "softhsm"
     module = find_module()
     folder.make_private(home)
     was_made = _make_token(home, module)
-    config = _write_config(home / "softhsm2.conf", home / "tokens")
-    place = Pkcs11Place(module, TOKEN_LABEL, home / "pin", home / "keys.book", (("SOFTHSM2_CONF", str(config)),))
-    yield SiteKeys(Pkcs11Admin(place), place, "softhsm/tokens", was_made)
+    environment = {"SOFTHSM2_CONF": str(_write_config(home / "softhsm2.conf", home / "tokens"))}
+    place = Pkcs11Place(module, TOKEN_LABEL, home / "pin", home / "keys.book", tuple(environment.items()))
+    settings = TokenSettings(
+        module=module, token=TokenMatch(token=TOKEN_LABEL), pin=PinFile(place.pin_file), environment=environment
+    )
+    try:
+        yield SiteKeys(Pkcs11Admin(settings, Book(place.book)), place, "softhsm/tokens", was_made)
+    except (WorkerProblem, BookError, PinProblem) as error:
+        raise PkiError(str(error)) from None
 
 
 def _make_token(home: Path, module: Path) -> bool:

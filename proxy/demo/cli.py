@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 import asyncio
-import shlex
 import signal
 import sys
 import tempfile
 import threading
 import time
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from proxy.demo.cluster import Cluster, ClusterSpec
+from proxy.demo.cluster import DEMO_SITES, Cluster, ClusterSpec
 from proxy.demo.processes import ProgramError
+from proxy.demo.words import welcome
 
 LOOK_INTERVAL_S = 1.0
 REVIVE_AFTER_S = 6.0
 """How long a node that somebody killed stays dead: long enough to watch, and then to see it come back."""
+
+
+class Backend(StrEnum):
+    """What holds the keys of the demo."""
+
+    VAULT = "vault"
+    PKCS11 = "pkcs11"
+    SIMULATED = "simulated"
 
 
 def demo(
@@ -36,12 +45,24 @@ def demo(
     seconds: Annotated[float, typer.Option(min=2, max=3600, help="Length of the load with --check.")] = 10.0,
     nodes: Annotated[int, typer.Option(min=2, max=16, help="HSM nodes.")] = 3,
     workers: Annotated[int, typer.Option(min=1, max=64, help="Worker processes of the proxy.")] = 2,
+    backend: Annotated[
+        Backend,
+        typer.Option(help="What holds the keys: the software vault, a SoftHSM2 token, or a vault as slow as an HSM."),
+    ] = Backend.VAULT,
 ) -> None:
     """Start HSM nodes, two web servers and the proxy on this machine."""
     with tempfile.TemporaryDirectory(prefix="sealgate-demo-") as temporary:
         place = directory or Path(temporary if check else "demo")
         wanted_port = port if port is not None else (0 if check else 8443)
-        cluster = Cluster(ClusterSpec(place.absolute(), nodes=nodes, port=wanted_port, workers=workers))
+        spec = ClusterSpec(
+            place.absolute(),
+            nodes=nodes,
+            port=wanted_port,
+            workers=workers,
+            backend=backend.value,
+            sites=DEMO_SITES,
+        )
+        cluster = Cluster(spec)
         try:
             last_line = _run(cluster, seconds if check else None)
         except (ProgramError, OSError) as error:
@@ -99,7 +120,7 @@ def _show(cluster: Cluster, stop: threading.Event) -> None:
     from proxy.demo.table import Look, render
 
     console = Console()
-    console.print(_welcome(cluster), highlight=False, soft_wrap=True)
+    console.print(welcome(cluster, REVIVE_AFTER_S), highlight=False, soft_wrap=True)
     if not sys.stdout.isatty():
         stop.wait()
         return
@@ -125,17 +146,3 @@ def _revive(cluster: Cluster, dead_since: dict[str, float]) -> None:
             dead_since.pop(name, None)
         elif time.monotonic() - dead_since.setdefault(name, time.monotonic()) >= REVIVE_AFTER_S:
             program.start()
-
-
-def _welcome(cluster: Cluster) -> str:
-    victim = next(iter(cluster.node_programs.values()))
-    return (
-        f"\n  Open      {cluster.url}\n"
-        f"            (its certificate comes from a CA of this demo's own: {cluster.ca})\n"
-        f"  Or        curl --cacert {shlex.quote(str(cluster.ca))} {cluster.url}\n"
-        f"  Metrics   {cluster.control_url}/metrics   Status  {cluster.control_url}/status\n"
-        f"  Try       kill -9 {victim.pid}    ({victim.name} dies, nobody notices; it is started again after"
-        f" {REVIVE_AFTER_S:g} s)\n"
-        f"  Files     {cluster.spec.directory}\n\n"
-        "  Ctrl-C stops everything.\n"
-    )

@@ -1,25 +1,43 @@
-"""A whole Sealgate on one machine: PKI, vault, nodes, web servers and the proxy, in one folder.
+"""A whole Sealgate on one machine: PKI, token, nodes, web servers and the proxy, in one folder.
 
-The folder is laid out once (`Layout`), the programs are started and stopped by `Cluster`. A second run in the same
-folder keeps the PKI and the keys.
+`prepare` lays the folder out, `start` and `stop` are about the programs. A second run in the same folder keeps the PKI
+and the keys. Every node has a `[[tokens]]` of the same place: a vault, a SoftHSM2 token, or a vault as slow as an HSM.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
+import os
+import shutil
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from hsm.shared.mtls import Identity
+from certs.sites import DevSite
+from hsm.wire.schemes import KeyType
+from proxy.demo.configs import CLIENT_IDENTITY, NodeSpot, ProxyPlan, TokenKind, node_toml, proxy_toml, token_toml
 from proxy.demo.processes import Program, ProgramError, answers, free_port, listens, sealgate
-from proxy.demo.web import web_server
+from proxy.demo.web import nginx_program, web_server
+
+if TYPE_CHECKING:
+    from certs.pki import DevPki
+    from certs.site_keys import TokenPlace
+
+__all__ = ["CLIENT_IDENTITY", "DEMO_SITES", "Cluster", "ClusterSpec", "NodeSpot", "TokenKind"]
 
 START_TIMEOUT_S = 30.0
 STOP_TIMEOUT_S = 15.0
-CLIENT_IDENTITY = "sealgate://proxy/dev"
+LONGEST_SOCKET_PATH = 100
+"""Unix socket paths are short by nature (108 bytes)."""
+
+DEMO_SITES = (
+    DevSite("localhost"),
+    DevSite("rsa.localhost", key_types=(KeyType.RSA_2048,)),
+    DevSite("p384.localhost", key_types=(KeyType.P384,)),
+)
+"""Every kind of key that browsers know; "localhost" has two certificates, and the client chooses."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,28 +49,19 @@ class ClusterSpec:
     web_servers: int = 2
     port: int = 0
     workers: int = 2
-    sites: tuple[str, ...] = ("localhost",)
+    backend: TokenKind = "vault"
+    """What holds the keys."""
+    sites: tuple[DevSite | str, ...] = ("localhost",)
+    key_types: tuple[KeyType, ...] = (KeyType.P256, KeyType.RSA_2048)
+    """One certificate of each for every site that does not say otherwise."""
     proxy_config: str = ""
     """TOML that is put before the generated sections, for example "[tls]\\ntickets = false"."""
     upstream_config: str = ""
     """Lines added to `[[upstreams]]`."""
     signing_config: str = ""
     """Lines added to `[signing]`."""
-
-
-@dataclass(frozen=True, slots=True)
-class NodeSpot:
-    """Where one node of the demo is."""
-
-    name: str
-    port: int
-    ops_port: int
-    config: Path
-
-    @property
-    def ops_url(self) -> str:
-        """Base address of its metrics and health."""
-        return f"http://127.0.0.1:{self.ops_port}"
+    token_config: str = ""
+    """Lines added to every node's `[[tokens]]`."""
 
 
 @dataclass(slots=True)
@@ -61,8 +70,7 @@ class Cluster:
 
     spec: ClusterSpec
     ca: Path = field(init=False)
-    store: Path = field(init=False)
-    key_file: Path = field(init=False)
+    token: TokenPlace = field(init=False)
     chains: dict[str, dict[str, Path]] = field(init=False)
     nodes: dict[str, NodeSpot] = field(init=False, default_factory=dict)
     port: int = field(init=False)
@@ -71,11 +79,16 @@ class Cluster:
     node_programs: dict[str, Program] = field(init=False, default_factory=dict)
     web_programs: list[Program] = field(init=False, default_factory=list)
     web_ports: list[int] = field(init=False, default_factory=list)
+    _socket_folder: Path | None = field(init=False, default=None)
 
     @property
     def url(self) -> str:
         """What to open in a browser."""
-        return f"https://localhost:{self.port}/"
+        return self.url_of("localhost")
+
+    def url_of(self, site: str) -> str:
+        """The page of a site."""
+        return f"https://{site}:{self.port}/"
 
     @property
     def control_url(self) -> str:
@@ -93,20 +106,16 @@ class Cluster:
         return [*self.web_programs, *self.node_programs.values(), self.proxy]
 
     def prepare(self) -> None:
-        """Makes the PKI, the keys and all configs; starts nothing."""
-        from certs.pki import DevPkiSpec, PkiError, create_dev_pki
-
+        """Makes the PKI, the keys and all configs; starts nothing. Raises ProgramError."""
+        _check_what_is_installed(self.spec)
         directory = self.spec.directory
-        directory.mkdir(parents=True, exist_ok=True)
-        try:
-            pki = create_dev_pki(DevPkiSpec(directory / "pki", self.spec.sites, self.spec.nodes))
-        except PkiError as error:
-            raise ProgramError(f"keys and certificates: {error}") from None
-        self.ca, self.chains, self.store, self.key_file = pki.ca, pki.sites, pki.store, pki.key_file
+        pki = self._make_pki()
+        self.ca, self.chains, self.token = pki.ca, pki.sites, pki.token
         self.port, self.control_port = self.spec.port or free_port(), free_port()
         for name, identity in pki.nodes.items():
-            spot = NodeSpot(name, free_port(), free_port(), directory / f"{name}.toml")
-            spot.config.write_text(_node_toml(spot, identity, pki.store, pki.key_file, _socket_path(pki.folder, name)))
+            spot = NodeSpot(name, free_port(), free_port(), directory / f"{name}.toml", self._socket_path(name))
+            token = token_toml(pki.token, self.spec.backend) + self.spec.token_config
+            spot.config.write_text(node_toml(spot, identity, token))
             self.nodes[name] = spot
             command = sealgate("node", "run", "--config", str(spot.config))
             self.node_programs[name] = Program(name, command, directory / f"{name}.log")
@@ -114,13 +123,52 @@ class Cluster:
             port = free_port()
             self.web_ports.append(port)
             self.web_programs.append(web_server(f"web-{number}", port, directory / f"web-{number}"))
-        self.proxy_config.write_text(self._proxy_toml(pki.proxy))
+        self._prepare_proxy(pki)
+
+    def _make_pki(self) -> DevPki:
+        from certs.pki import DevPkiSpec, PkiError, create_dev_pki
+        from certs.site_keys import vault_keys
+        from certs.softhsm_keys import softhsm_keys
+
+        spec = self.spec
+        try:
+            spec.directory.mkdir(parents=True, exist_ok=True)
+            wanted = DevPkiSpec(spec.directory / "pki", spec.sites, spec.nodes, spec.key_types)
+            return create_dev_pki(wanted, softhsm_keys if spec.backend == "pkcs11" else vault_keys)
+        except PkiError as error:
+            raise ProgramError(f"keys and certificates: {error}") from None
+
+    def _prepare_proxy(self, pki: DevPki) -> None:
+        plan = ProxyPlan(
+            port=self.port,
+            control_port=self.control_port,
+            workers=self.spec.workers,
+            chains=self.chains,
+            nodes=list(self.nodes.values()),
+            web_ports=self.web_ports,
+            identity=pki.proxy,
+            more=self.spec.proxy_config,
+            more_upstream=self.spec.upstream_config,
+            more_signing=self.spec.signing_config,
+        )
+        self.proxy_config.write_text(proxy_toml(plan))
         command = sealgate("proxy", "run", "--config", str(self.proxy_config))
-        self.proxy = Program("proxy", command, directory / "proxy.log")
+        self.proxy = Program("proxy", command, self.spec.directory / "proxy.log")
+
+    def _socket_path(self, name: str) -> Path:
+        """In a folder that nobody else writes to; a deep one needs another place, made by `start`, gone with `stop`."""
+        path = self.spec.directory / "pki" / f"{name}.sock"
+        if len(os.fsencode(path)) < LONGEST_SOCKET_PATH:
+            return path
+        if self._socket_folder is None:
+            self._socket_folder = Path(tempfile.gettempdir()) / f"sealgate-{os.urandom(8).hex()}"
+        return self._socket_folder / f"{name}.sock"
 
     def start(self) -> None:
         """Starts everything and waits until it serves; after an error nothing is left running."""
         try:
+            if self._socket_folder is not None:
+                self._socket_folder.mkdir(mode=0o700)
             for program in (*self.web_programs, *self.node_programs.values()):
                 program.start()
             for program, port in zip(self.web_programs, self.web_ports, strict=True):
@@ -144,51 +192,18 @@ class Cluster:
         for program in reversed(self.programs):
             with contextlib.suppress(ProgramError):
                 program.stop(STOP_TIMEOUT_S)
-
-    def _proxy_toml(self, identity: Identity) -> str:
-        sites = "".join(
-            f'[[sites]]\nnames = ["{site}"]\ncertificates = [{_quoted(chains.values())}]\nupstream = "web"\n'
-            f"default = {'true' if number == 0 else 'false'}\n"
-            for number, (site, chains) in enumerate(self.chains.items())
-        )
-        nodes = "".join(
-            f'[[nodes]]\nname = "{spot.name}"\naddress = "127.0.0.1:{spot.port}"\nserver_name = "localhost"\n'
-            for spot in self.nodes.values()
-        )
-        servers = _quoted(f"127.0.0.1:{port}" for port in self.web_ports)
-        return (
-            f"{self.spec.proxy_config}\n"
-            f"[process]\nworkers = {self.spec.workers}\n"
-            f'[control]\naddress = "127.0.0.1:{self.control_port}"\n'
-            f'[[listeners]]\naddress = "127.0.0.1:{self.port}"\n'
-            f"{sites}{nodes}"
-            f'[[upstreams]]\nname = "web"\nservers = [{servers}]\n{self.spec.upstream_config}\n'
-            f"[signing]\n{_identity_toml(identity)}{self.spec.signing_config}\n"
-        )
+        if self._socket_folder is not None:
+            shutil.rmtree(self._socket_folder, ignore_errors=True)
 
 
-def _quoted(values: Iterable[object]) -> str:
-    """Values as TOML basic strings, whose escapes are JSON's."""
-    return ", ".join(json.dumps(str(value), ensure_ascii=False) for value in values)
+def _check_what_is_installed(spec: ClusterSpec) -> None:
+    """Says what is missing before anything is made. Raises ProgramError."""
+    from certs.authority import PkiError
+    from certs.softhsm_keys import find_module
 
-
-def _identity_toml(identity: Identity) -> str:
-    return "".join(f"{name} = {_quoted([getattr(identity, name)])}\n" for name in ("ca", "certificate", "private_key"))
-
-
-def _socket_path(private: Path, name: str) -> Path:
-    """In a folder nobody else writes to. Unix socket paths are short by nature: a deep one needs another place."""
-    path = private / f"{name}.sock"
-    return path if len(str(path)) < 100 else Path(tempfile.mkdtemp(prefix="sealgate-")) / f"{name}.sock"
-
-
-def _node_toml(spot: NodeSpot, identity: Identity, store: Path, key_file: Path, socket: Path) -> str:
-    return (
-        f'[node]\nname = "{spot.name}"\n'
-        f'[listen]\naddress = "127.0.0.1:{spot.port}"\n'
-        f"[tls]\n{_identity_toml(identity)}"
-        f'[backend]\ntype = "vault"\nstore = {_quoted([store])}\nkey_file = {_quoted([key_file])}\n'
-        f'[[access]]\nclient = "{CLIENT_IDENTITY}"\nkeys = ["*"]\n'
-        f'[ops]\naddress = "127.0.0.1:{spot.ops_port}"\n'
-        f"[management]\nsocket = {_quoted([socket])}\n"
-    )
+    nginx_program()
+    if spec.backend == "pkcs11":
+        try:
+            find_module()
+        except PkiError as error:
+            raise ProgramError(f"{error}, or `make demo BACKEND=pkcs11`, which does") from None
