@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
@@ -11,6 +11,8 @@ Seconds = Annotated[float, Meta(gt=0, le=86400)]
 Count = Annotated[int, Meta(ge=1, le=1_000_000)]
 Address = Annotated[str, Meta(pattern=r"^(\[[0-9A-Fa-f:.]+\]|[^\[\]:\s/]+):[0-9]{1,5}\Z")]
 """host:port, or [ipv6]:port."""
+Verify = Literal["always", "sampled", "never"]
+"""Which signatures a proxy verifies before it uses them."""
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")]
 
 
@@ -55,6 +57,13 @@ class SigningPolicy(Strict, frozen=True, kw_only=True):
     """Good probes in a row that bring a node back."""
     probe_fall: Count = 2
     """Bad probes in a row that take a node out."""
+    verify_signatures: Verify = "sampled"
+    """Which signatures are verified with the certificate's public key before a handshake goes on with them.
+
+    "sampled": every one of a node until it has given 64 good ones with the key, from then on one in 16 at random, and
+    every RSA signature. "never": those of probes only. A wrong one takes its node out of rotation at once, and another
+    node is asked.
+    """
     links_per_node: Annotated[int, Meta(ge=1, le=16)] = 1
     """Connections from each worker to each node."""
     max_in_flight_per_node: Count = 512

@@ -1,7 +1,6 @@
-"""What a node's answer means: which reason an error code is, and whether bytes can be (or are) the wanted signature.
+"""What a node's answer means: which reason an error code is, and whether bytes can be the wanted signature. Pure.
 
-Pure. `check_signature` alone needs `cryptography`, and imports it when it is first called, because in a proxy process
-the OpenSSL provider must be in place before that.
+Whether they are it, `verification` tells.
 """
 
 from __future__ import annotations
@@ -46,33 +45,3 @@ def _is_der_sequence(data: bytes) -> bool:
     # P-521 signatures are longer than 127 bytes and use the long form, 0x81 and one byte.
     start = 3 if data[1] == 0x81 else 2
     return data[start - 1] == size - start and data[start] == 0x02
-
-
-def check_signature(public_key_pem: bytes, scheme: Scheme, message: bytes, signature: bytes) -> None:
-    """Verify a signature over the whole `message`; raises ValueError when it is not the key's.
-
-    Costs some 30 to 150 microseconds: for probes, not for the hot path.
-    """
-    from cryptography.exceptions import InvalidSignature
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
-
-    key = serialization.load_pem_public_key(public_key_pem)
-    digests: dict[str | None, hashes.HashAlgorithm] = {
-        "sha256": hashes.SHA256(),
-        "sha384": hashes.SHA384(),
-        "sha512": hashes.SHA512(),
-    }
-    try:
-        if isinstance(key, ed25519.Ed25519PublicKey):
-            key.verify(signature, message)
-        elif isinstance(key, ec.EllipticCurvePublicKey):
-            key.verify(signature, message, ec.ECDSA(digests[scheme.digest]))
-        elif isinstance(key, rsa.RSAPublicKey):
-            digest = digests[scheme.digest]
-            pss = padding.PSS(padding.MGF1(digest), padding.PSS.DIGEST_LENGTH)
-            key.verify(signature, message, pss if scheme.is_pss else padding.PKCS1v15(), digest)
-        else:
-            raise ValueError("the public key is of a kind that signs no TLS handshake")
-    except (InvalidSignature, KeyError) as error:
-        raise ValueError(f"the signature does not verify with {scheme.value}") from error

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 
@@ -17,14 +17,17 @@ from hsm.shared.logs import get_logger
 from hsm.shared.tasks import Tasks
 from hsm.wire.messages import KeyEntry
 from proxy.base.errors import SigningReason
+from proxy.base.jobs import SignJob
 from proxy.base.observe import NodeState, ProxyObserver
 from proxy.base.policy import NodeAddress, SigningPolicy
+from proxy.signing.answers import is_plausible
 from proxy.signing.backoff import ReconnectBackoff
 from proxy.signing.commands import Command
 from proxy.signing.health import NodeHealth
 from proxy.signing.node_link import NodeLink
-from proxy.signing.prober import PROBE_LABEL, ProbeKey, Prober, ProbeResult
+from proxy.signing.prober import DOES_NOT_VERIFY, IMPLAUSIBLE, PROBE_LABEL, ProbeKey, Prober, ProbeResult
 from proxy.signing.router import Router
+from proxy.signing.verification import KeyVerifier, NodeTrust
 
 _SAYS_NOTHING = frozenset({SigningReason.BUSY, SigningReason.KEY_NOT_FOUND, SigningReason.DRAINING})
 """Ends of a probe that are no sign of bad health."""
@@ -64,6 +67,7 @@ class SigningNode:
         carry_out: Callable[[list[Command]], None],
         observer: ProxyObserver,
         probe_keys: Sequence[ProbeKey],
+        verifiers: Mapping[bytes, KeyVerifier],
         tasks: Tasks,
         rng: Random,
     ) -> None:
@@ -71,6 +75,9 @@ class SigningNode:
         self._address, self._router, self._carry_out, self._observer = address, router, carry_out, observer
         self._probe_keys = probe_keys
         self._own_probe_keys: tuple[ProbeKey, ...] = ()
+        self._verifiers, self._trust = verifiers, NodeTrust(policy.verify_signatures, rng)
+        self._wrong: set[bytes] = set()
+        """Keys with which it signed wrongly and has not redeemed itself."""
         self._health = NodeHealth(rise=policy.probe_rise, fall=policy.probe_fall)
         self._loop = asyncio.get_running_loop()
         self._log = get_logger("signing")
@@ -137,6 +144,29 @@ class SigningNode:
             last_error=self.last_error,
         )
 
+    def flaw_in(self, job: SignJob, signature: bytes) -> str:
+        """What is wrong with a signature for a job, "" if nothing: its form and, where the policy wants it, its key."""
+        if not is_plausible(job.scheme, signature):
+            return IMPLAUSIBLE
+        verifier = self._verifiers.get(job.ski)
+        if verifier is None or not self._trust.must_verify(job.ski, job.scheme):
+            return ""
+        if not verifier.is_good(job.scheme, job.message, signature):
+            return DOES_NOT_VERIFY
+        self._trust.was_good(job.ski)
+        return ""
+
+    def signed_wrongly(self, ski: bytes, why: str) -> None:
+        """A signature with this key was wrong: out of rotation, until probes with the key are good again."""
+        was_distrusted = self._health.is_distrusted
+        self._trust.forget()
+        self._wrong.add(ski)
+        self._settle(self._health.signed_wrongly(), why)
+        if not was_distrusted:
+            self._log.warning("wrong_signature", node=self.name, key=ski.hex(), why=why)
+            if self._health.links_up:
+                self._prober.start()
+
     def said_draining(self) -> None:
         """An answer said that the node takes no new requests."""
         self._settle(self._health.drain_announced(), "draining")
@@ -186,7 +216,7 @@ class SigningNode:
         now = time.monotonic()
         inventory = self._router.inventory
         held = [key for key in self._probe_keys if self.name in inventory.holders(key.ski, now)]
-        return held or self._own_probe_keys
+        return [key for key in held if key.ski in self._wrong] or held or self._own_probe_keys
 
     def _link_to_probe(self) -> NodeLink | None:
         usable = [link for link in self._links if link.is_usable]
@@ -204,7 +234,9 @@ class SigningNode:
             self._router.on_key_missing(self.name, result.ski, time.monotonic())
         elif result.reason is SigningReason.DRAINING:
             self.said_draining()
-        if result.reason not in _SAYS_NOTHING:
+        if result.reason is SigningReason.WRONG_SIGNATURE:
+            self.signed_wrongly(result.ski, self.last_error)
+        elif result.reason not in _SAYS_NOTHING:
             self._settle(self._health.probed(is_good=False), self.last_error)
 
     # to the router
@@ -229,5 +261,8 @@ class SigningNode:
         self._log.info("node_changed", node=self.name, state=state.value, why=why)
         self._observer.node_changed(self.name, state)
         is_up = state is NodeState.UP
+        if is_up:
+            self._trust.forget()
+            self._wrong.clear()
         if is_up is not self._router.load_of(self.name).is_up:
             self._carry_out(self._router.on_node_changed(self.name, time.monotonic(), is_up=is_up))

@@ -16,6 +16,7 @@ from hsm.shared.addresses import parse_address
 from hsm.shared.logs import get_logger
 from hsm.shared.tasks import Tasks
 from hsm.wire.errors import LinkClosed
+from hsm.wire.layout import MAX_MESSAGE_BYTES
 from hsm.wire.messages import KeyEntry
 from hsm.wire.schemes import Scheme
 from hsm.wire.session import ClientSession
@@ -111,21 +112,31 @@ class NodeLink:
         *,
         server_name: str = "",
         client_ip: str = "",
+        message: bytes = b"",
     ) -> int:
         """Ask for a signature; `on_answer(tag, answer)` follows once, unless it is cancelled. Return its id.
 
-        Raises LinkClosed or LinkFull.
+        `message` is what `payload` is the digest of, for nodes that sign nothing unseen. Raises LinkClosed or LinkFull.
         """
         connection = self._require()
         now = time.monotonic()
         session = connection.session
         try:
             request_id = session.sign(
-                ski, scheme, payload, now=now, deadline=deadline, server_name=server_name, client_ip=client_ip
+                ski,
+                scheme,
+                payload,
+                now=now,
+                deadline=deadline,
+                server_name=server_name,
+                client_ip=client_ip,
+                message=message,
             )
         except ValueError:
-            # A name or address the wire can't carry (a scoped IPv6 address); the node needs neither.
-            request_id = session.sign(ski, scheme, payload, now=now, deadline=deadline)
+            # A name or address the wire can't carry (a scoped IPv6 address), which the node does not need; or a message
+            # that is longer than any of TLS, without which a node may still sign.
+            message = message if len(message) <= MAX_MESSAGE_BYTES else b""
+            request_id = session.sign(ski, scheme, payload, now=now, deadline=deadline, message=message)
         connection.await_answer(request_id, on_answer, tag, deadline)
         return request_id
 

@@ -1,14 +1,17 @@
 """Health checks by a real signature: one node is asked every `probe_interval_s` to sign something worthless.
 
 The key is one of the sites' keys that the node holds, in turn; without one, a key of the node that is labelled as a
-probe key; without that, an echo. The message begins with words no TLS handshake begins with, and is random, so a
-probe's signature is of no use to anyone and can't be answered from a cache. Where the public key is known the
-signature is verified, else its form is checked.
+probe key; without that, an echo. What is signed has the form of a TLS 1.3 server CertificateVerify (RFC 8446 4.4.3),
+because nodes sign nothing else with a key that is for TLS servers only, and schemes are those TLS 1.3 allows. Its
+transcript hash is that of words no handshake begins with and of random bytes: so a probe's signature fits no handshake
+anyone could make, and can't be answered from a cache. Where the public key is known the signature is verified, else
+its form is checked.
 """
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import secrets
 import time
 from collections.abc import Callable, Sequence
@@ -21,17 +24,31 @@ from hsm.wire.messages import Expired, Failed, Lost, Ponged, Signed
 from hsm.wire.schemes import KeyFamily, KeyType, Scheme
 from proxy.base.errors import SigningReason
 from proxy.base.policy import SigningPolicy
-from proxy.signing.answers import check_signature, is_plausible, reason_of
+from proxy.signing.answers import is_plausible, reason_of
 from proxy.signing.connection import Answer, OnAnswer
+from proxy.signing.verification import KeyVerifier
 
-MESSAGE_PREFIX = b"sealgate health probe\0"
+TRANSCRIPT_PREFIX = b"sealgate health probe\0"
+"""A transcript begins with the type of a ClientHello, 1; this one does not."""
+IMPLAUSIBLE = "the answer is no signature of this scheme"
+DOES_NOT_VERIFY = "the signature does not verify with the key of the certificate"
+VERIFY_HEAD = b" " * 64 + b"TLS 1.3, server CertificateVerify\0"
+"""What a TLS 1.3 server signs before its transcript hash (RFC 8446 4.4.3)."""
 PROBE_LABEL = "probe"
 """A key whose label begins so is there to be probed with."""
-_SCHEMES = {
-    KeyFamily.RSA: Scheme.RSA_PSS_SHA256,
-    KeyFamily.EC: Scheme.ECDSA_SHA256,
-    KeyFamily.ED25519: Scheme.ED25519,
-}
+_OF_CURVE = {KeyType.P256: Scheme.ECDSA_SHA256, KeyType.P384: Scheme.ECDSA_SHA384, KeyType.P521: Scheme.ECDSA_SHA512}
+
+
+def probe_scheme(kind: KeyType) -> Scheme:
+    """The scheme to probe such a key with: one that TLS 1.3 has, so each curve with its own digest (RFC 8446 4.2.3)."""
+    if kind.family is KeyFamily.RSA:
+        return Scheme.RSA_PSS_SHA256
+    return _OF_CURVE.get(kind, Scheme.ED25519)
+
+
+def probe_message() -> bytes:
+    """A message like no other, that is signed for nothing."""
+    return VERIFY_HEAD + hashlib.sha256(TRANSCRIPT_PREFIX + secrets.token_bytes(32)).digest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +57,12 @@ class ProbeKey:
 
     ski: bytes
     scheme: Scheme
-    public_key_pem: bytes | None = None
+    verifier: KeyVerifier | None = None
 
     @classmethod
-    def of(cls, ski: bytes, kind: KeyType | KeyFamily, public_key_pem: bytes | None = None) -> ProbeKey:
-        """A probe key with the scheme its kind of key always has."""
-        family = kind.family if isinstance(kind, KeyType) else kind
-        return cls(ski, _SCHEMES[family], public_key_pem)
+    def of(cls, ski: bytes, kind: KeyType, verifier: KeyVerifier | None = None) -> ProbeKey:
+        """A probe key with the scheme of its kind."""
+        return cls(ski, probe_scheme(kind), verifier)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +79,17 @@ class ProbeLink(Protocol):
     """What a probe needs of a link."""
 
     def sign(
-        self, ski: bytes, scheme: Scheme, payload: bytes, deadline: float, on_answer: OnAnswer, tag: object
+        self,
+        ski: bytes,
+        scheme: Scheme,
+        payload: bytes,
+        deadline: float,
+        on_answer: OnAnswer,
+        tag: object,
+        *,
+        message: bytes,
     ) -> int:
-        """Ask for a signature."""
+        """Ask for a signature over `payload`, the digest of `message`."""
 
     def ping(self, deadline: float, on_answer: OnAnswer, tag: object) -> int:
         """Ask for an echo."""
@@ -118,7 +142,7 @@ class Prober:
         keys = self._choose_keys()
         self._turn += 1
         key = keys[self._turn % len(keys)] if keys else None
-        self._under_way = probe = _Probe(key, MESSAGE_PREFIX + secrets.token_bytes(32), now)
+        self._under_way = probe = _Probe(key, probe_message(), now)
         link = self._choose_link()
         try:
             if link is None:
@@ -131,8 +155,9 @@ class Prober:
         if probe.key is None:
             link.ping(deadline, self._on_answer, probe)
         else:
-            scheme = probe.key.scheme
-            link.sign(probe.key.ski, scheme, scheme.payload_of(probe.message), deadline, self._on_answer, probe)
+            ski, scheme, message = probe.key.ski, probe.key.scheme, probe.message
+            payload = scheme.payload_of(message)
+            link.sign(ski, scheme, payload, deadline, self._on_answer, probe, message=message)
 
     def _on_answer(self, probe: _Probe, answer: Answer) -> None:
         if probe is self._under_way:
@@ -168,10 +193,7 @@ def _judge(probe: _Probe, answer: Answer) -> tuple[SigningReason | None, str]:
 def _judge_signature(probe: _Probe, answer: Signed) -> tuple[SigningReason | None, str]:
     key = probe.key
     if key is None or not is_plausible(key.scheme, answer.signature):
-        return SigningReason.WRONG_SIGNATURE, f"{len(answer.signature)} bytes that are no such signature"
-    if key.public_key_pem is not None:
-        try:
-            check_signature(key.public_key_pem, key.scheme, probe.message, answer.signature)
-        except ValueError as error:
-            return SigningReason.WRONG_SIGNATURE, str(error)
+        return SigningReason.WRONG_SIGNATURE, IMPLAUSIBLE
+    if key.verifier is not None and not key.verifier.is_good(key.scheme, probe.message, answer.signature):
+        return SigningReason.WRONG_SIGNATURE, DOES_NOT_VERIFY
     return None, ""

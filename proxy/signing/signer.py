@@ -16,17 +16,18 @@ from hsm.shared.logs import get_logger
 from hsm.shared.tasks import Tasks
 from hsm.wire.errors import LinkClosed, LinkFull
 from hsm.wire.messages import Expired, Failed, Signed
-from hsm.wire.schemes import KeyFamily, KeyType
+from hsm.wire.schemes import KeyType
 from proxy.base.errors import SigningError, SigningReason
 from proxy.base.jobs import SignJob
 from proxy.base.observe import NodeState, ProxyObserver
 from proxy.base.policy import NodeAddress, SigningPolicy
-from proxy.signing.answers import is_plausible, reason_of
+from proxy.signing.answers import reason_of
 from proxy.signing.commands import Attempt, CancelAttempt, Command, Fail, Finish, RoutedJob, SendTo
 from proxy.signing.connection import TIMER_STEP_S, Answer
 from proxy.signing.node import NodeStatus, SigningNode
 from proxy.signing.prober import ProbeKey
 from proxy.signing.router import Router
+from proxy.signing.verification import make_verifiers
 from proxy.signing.waiting import NEVER
 
 OnDone = Callable[[bytes | SigningError], None]
@@ -62,7 +63,7 @@ class Signer:
     """Gets signatures from nodes for one worker.
 
     Make it after the fork, in a running loop. `site_keys` are (SKI, kind of key) of the sites' certificates, to
-    probe with; `public_keys` maps SKIs to public keys (PEM) with which probes are verified.
+    probe with; `public_keys` maps SKIs to public keys (PEM) with which signatures are verified.
     """
 
     def __init__(
@@ -72,7 +73,7 @@ class Signer:
         *,
         ssl_context: ssl.SSLContext,
         observer: ProxyObserver,
-        site_keys: Sequence[tuple[bytes, KeyType | KeyFamily]] = (),
+        site_keys: Sequence[tuple[bytes, KeyType]] = (),
         public_keys: Mapping[bytes, bytes] | None = None,
         rng: Random | None = None,
     ) -> None:
@@ -80,8 +81,8 @@ class Signer:
         self._loop = asyncio.get_running_loop()
         self._log = get_logger("signing")
         rng = rng or Random()
-        known = public_keys or {}
-        probe_keys = [ProbeKey.of(ski, kind, known.get(ski)) for ski, kind in site_keys]
+        verifiers = make_verifiers(public_keys or {})
+        probe_keys = [ProbeKey.of(ski, kind, verifiers.get(ski)) for ski, kind in site_keys]
         self._tasks = Tasks(observer.task_crashed)
         self._router = Router([node.name for node in nodes], policy, rng=rng)
         self._nodes = {
@@ -93,6 +94,7 @@ class Signer:
                 carry_out=self._carry_out,
                 observer=observer,
                 probe_keys=probe_keys,
+                verifiers=verifiers,
                 tasks=self._tasks,
                 rng=rng,
             )
@@ -229,6 +231,7 @@ class Signer:
                 attempt,
                 server_name=job.server_name,
                 client_ip=job.client_ip,
+                message=job.message,
             )
             attempt.wire = link
         except (LinkFull, LinkClosed) as error:
@@ -242,16 +245,21 @@ class Signer:
             return
         attempt.wire = None
         now = time.monotonic()
-        if isinstance(answer, Signed) and is_plausible(attempt.routed.job.scheme, answer.signature):
-            self._observer.attempt_finished(attempt.node, None, now - attempt.started)
-            self._nodes[attempt.node].signatures += 1
-            self._carry_out(self._router.on_signed(attempt, answer.signature, now))
-            return
-        self._attempt_failed(attempt, answer, now)
-
-    def _attempt_failed(self, attempt: Attempt, answer: Answer, now: float) -> None:
         node = self._nodes[attempt.node]
-        error = _error_of(answer, node.name)
+        if not isinstance(answer, Signed):
+            self._attempt_failed(attempt, answer, _error_of(answer, node.name), now)
+        elif flaw := node.flaw_in(attempt.routed.job, answer.signature):
+            # Out of rotation first, so that what waits is not sent there again.
+            node.signed_wrongly(attempt.routed.ski, flaw)
+            error = SigningError(SigningReason.WRONG_SIGNATURE, flaw, node=node.name)
+            self._attempt_failed(attempt, answer, error, now)
+        else:
+            self._observer.attempt_finished(node.name, None, now - attempt.started)
+            node.signatures += 1
+            self._carry_out(self._router.on_signed(attempt, answer.signature, now))
+
+    def _attempt_failed(self, attempt: Attempt, answer: Answer, error: SigningError, now: float) -> None:
+        node = self._nodes[attempt.node]
         node.failures += 1
         node.last_error = str(error)
         self._observer.attempt_finished(node.name, error.reason, now - attempt.started)
@@ -346,6 +354,4 @@ def _error_of(answer: Answer, node: str) -> SigningError:
         return SigningError(reason_of(answer.code), answer.detail or answer.code.name.lower(), node=node)
     if isinstance(answer, Expired):
         return SigningError(SigningReason.TIMEOUT, "no answer in time", node=node)
-    if isinstance(answer, Signed):
-        return SigningError(SigningReason.WRONG_SIGNATURE, "the answer is no signature of this scheme", node=node)
     return SigningError(SigningReason.LINK_LOST, "the link was lost", node=node)

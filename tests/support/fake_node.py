@@ -24,7 +24,13 @@ from proxy.base.policy import NodeAddress
 from tests.support import pki
 
 _DIGESTS = {"sha256": hashes.SHA256(), "sha384": hashes.SHA384(), "sha512": hashes.SHA512()}
-_TYPES = {"p256": KeyType.P256, "p384": KeyType.P384, "ed25519": KeyType.ED25519, "rsa-2048": KeyType.RSA_2048}
+_TYPES = {
+    "p256": KeyType.P256,
+    "p384": KeyType.P384,
+    "p521": KeyType.P521,
+    "ed25519": KeyType.ED25519,
+    "rsa-2048": KeyType.RSA_2048,
+}
 
 
 @dataclass(frozen=True)
@@ -118,11 +124,17 @@ class FakeNode:
         self.is_plain = is_plain
         """Refuses to list its keys, as a node of another make does."""
         self.fault = Fault.NONE
+        self.wrong_skis: set[bytes] = set()
+        """Keys that sign wrongly, whatever `fault` says."""
         self.delay_s = 0.1
         self.error_code = ErrorCode.INTERNAL
         self.retry_after_s: float | None = None
         self.asked: Counter[bytes] = Counter()
         self.signed = 0
+        self.unseen = 0
+        """Requests without a message, or with one that the payload is not the digest of."""
+        self.messages: list[bytes] = []
+        """The last few messages it signed."""
         self.cancelled = 0
         self.most_in_flight = 0
         self.connections: set[_Connection] = set()
@@ -225,6 +237,10 @@ class _Connection(asyncio.Protocol):
     def _asked(self, event: SignRequested) -> None:
         node = self.node
         node.asked[event.ski] += 1
+        if event.message is None or event.scheme.payload_of(event.message) != event.payload:
+            node.unseen += 1
+        else:
+            node.messages[-99:] = [*node.messages[-99:], event.message]
         fault = node.fault
         if fault in (Fault.HANG, Fault.SILENT):
             return
@@ -244,7 +260,7 @@ class _Connection(asyncio.Protocol):
         elif self.node.fault is Fault.GARBAGE:
             self.session.reply_signature(event.request_id, b"no signature")
         else:
-            is_wrong = self.node.fault is Fault.WRONG_SIGNATURE
+            is_wrong = self.node.fault is Fault.WRONG_SIGNATURE or event.ski in self.node.wrong_skis
             payload = bytes(len(event.payload)) if is_wrong else event.payload
             self.session.reply_signature(event.request_id, key.sign(event.scheme, payload))
             self.node.signed += 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any
@@ -15,8 +15,8 @@ from hsm.wire.schemes import Scheme
 from proxy.base.errors import SigningError, SigningReason
 from proxy.base.jobs import SignJob
 from proxy.base.observe import NodeState, ProxyObserver
-from proxy.signing.answers import check_signature
 from proxy.signing.signer import Signer
+from proxy.signing.verification import KeyVerifier
 from tests.support.fake_node import FakeKey, FakeNode, LinkPki
 from tests.support.play import policy
 
@@ -119,7 +119,7 @@ class Cluster:
         job = self.job(**changes)
         signature = await self.signer.sign(job)
         key = changes.get("key") or self.key
-        check_signature(key.public_pem, job.scheme, job.message, signature)
+        assert KeyVerifier(key.public_pem).is_good(job.scheme, job.message, signature)
         return signature
 
     async def failure(self, **changes: Any) -> SigningError:
@@ -144,10 +144,15 @@ async def start_cluster(
     keys: dict[str, list[FakeKey]] | None = None,
     plain: str = "",
     knows_public_key: bool = True,
+    site_keys: Sequence[FakeKey] = (),
     **changes: Any,
 ) -> Cluster:
-    """Start nodes (one letter each) and a signer that connects to them; `changes` go into the policy."""
+    """Start nodes (one letter each) and a signer that connects to them; `changes` go into the policy.
+
+    Nodes hold the first P-256 key unless `keys` says otherwise, and it is the only site's key unless `site_keys` does.
+    """
     key = FakeKey.make()
+    site_keys = site_keys or [key]
     nodes = {name: FakeNode(name, link_pki, (keys or {}).get(name, [key]), is_plain=name in plain) for name in names}
     for node in nodes.values():
         await node.start()
@@ -157,8 +162,8 @@ async def start_cluster(
         policy(**QUICK | changes),
         ssl_context=link_pki.client_context(),
         observer=observer,
-        site_keys=[(key.ski, key.type)],
-        public_keys={key.ski: key.public_pem} if knows_public_key else None,
+        site_keys=[(each.ski, each.type) for each in site_keys],
+        public_keys={each.ski: each.public_pem for each in site_keys} if knows_public_key else None,
         rng=Random(7),
     )
     await signer.start()

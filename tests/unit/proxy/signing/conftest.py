@@ -36,6 +36,7 @@ async def make_cluster(link_pki: LinkPki) -> AsyncIterator[Callable[..., Awaitab
         await cluster.signer.stop()
         for node in cluster.nodes.values():
             await node.kill()
+            assert node.unseen == 0, "a node was asked to sign a digest without the message"
         cluster.observer.check_balance()
     await asyncio.sleep(0.02)  # transports that were just closed get their turn to go
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hsm.wire.errors import ErrorCode
 from hsm.wire.schemes import KeyFamily, Scheme
 from proxy.base.errors import SigningReason
-from proxy.signing.answers import check_signature, is_plausible, reason_of
+from proxy.signing.answers import is_plausible, reason_of
 from tests.support import pki
 from tests.support.fake_node import FakeKey
 
@@ -29,19 +29,10 @@ def test_codes_that_mean_something_of_their_own() -> None:
 
 
 @pytest.mark.parametrize(("kind", "scheme"), CASES, ids=lambda value: getattr(value, "name", value))
-def test_real_signatures_are_plausible_and_verify(kind: str, scheme: Scheme) -> None:
+def test_real_signatures_are_plausible(kind: str, scheme: Scheme) -> None:
     key = pki.shared_key(kind)
-    public = pki.issue(pki.make_ca(), "x", key).certificate.public_key()
-    from cryptography.hazmat.primitives import serialization
-
-    pem = public.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
     for number in range(8):
-        message = b"message %d" % number
-        signature = pki.sign(key, scheme, message)
-        assert is_plausible(scheme, signature)
-        check_signature(pem, scheme, message, signature)
-        with pytest.raises(ValueError, match="does not verify"):
-            check_signature(pem, scheme, message + b"!", signature)
+        assert is_plausible(scheme, pki.sign(key, scheme, b"message %d" % number))
 
 
 @given(st.binary(max_size=200), st.sampled_from(Scheme))
@@ -60,5 +51,3 @@ def test_an_answer_of_another_kind_of_key_is_not_plausible() -> None:
     assert not is_plausible(Scheme.ED25519, ecdsa)
     assert not is_plausible(Scheme.RSA_PSS_SHA256, ecdsa)
     assert not is_plausible(Scheme.RSA_PSS_SHA256, bytes(255))
-    with pytest.raises(ValueError, match="does not verify"):
-        check_signature(FakeKey.make("ed25519").public_pem, Scheme.ECDSA_SHA256, b"m", ecdsa)

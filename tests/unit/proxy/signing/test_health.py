@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from proxy.base.observe import NodeState
-from proxy.signing.health import NodeHealth
+from proxy.signing.health import RISE_AFTER_WRONG, NodeHealth
 
 UP, DOWN, DRAINING, CONNECTING = NodeState.UP, NodeState.DOWN, NodeState.DRAINING, NodeState.CONNECTING
 
@@ -75,3 +75,46 @@ def test_draining_lasts_as_long_as_the_link() -> None:
     assert health.state is DOWN
     health.link_opened()
     assert not health.is_draining
+
+
+@pytest.mark.parametrize(("rise", "needed"), [(1, RISE_AFTER_WRONG), (5, 5)])
+def test_one_wrong_signature_takes_a_node_out_until_it_has_proven_itself(rise: int, needed: int) -> None:
+    health = linked(rise=rise, fall=10)
+    for _ in range(rise):
+        health.probed(is_good=True)
+    assert health.signed_wrongly()
+    assert not health.signed_wrongly()
+    for _ in range(needed - 1):
+        assert not health.probed(is_good=True)
+        assert (health.state, health.is_distrusted) == (DOWN, True)
+    assert health.probed(is_good=True)
+    assert (health.state, health.is_distrusted) == (UP, False)
+    health.link_lost()
+    health.link_opened()
+    for _ in range(rise):
+        health.probed(is_good=True)
+    assert health.state is UP
+
+
+def test_good_probes_count_from_the_last_wrong_signature() -> None:
+    health = linked()
+    health.signed_wrongly()
+    for event in (True, True, False, True, True):
+        health.probed(is_good=event)
+    health.signed_wrongly()
+    for _ in range(RISE_AFTER_WRONG - 1):
+        health.probed(is_good=True)
+    assert health.state is DOWN
+
+
+def test_a_new_link_does_not_make_up_for_a_wrong_signature() -> None:
+    health = linked()
+    health.signed_wrongly()
+    health.link_lost()
+    health.link_opened()
+    assert health.state is CONNECTING
+    health.probed(is_good=True)
+    assert health.state is CONNECTING
+    for _ in range(RISE_AFTER_WRONG - 1):
+        health.probed(is_good=True)
+    assert health.state is UP

@@ -15,7 +15,8 @@ from hsm.wire.messages import Expired, Failed, Lost, Ponged, Signed
 from hsm.wire.schemes import KeyFamily, KeyType, Scheme
 from proxy.base.errors import SigningReason
 from proxy.signing.connection import Answer, OnAnswer
-from proxy.signing.prober import ProbeKey, Prober, ProbeResult
+from proxy.signing.prober import ProbeKey, Prober, ProbeResult, probe_message, probe_scheme
+from proxy.signing.verification import KeyVerifier
 from tests.support.fake_node import FakeKey
 from tests.support.play import policy
 from tests.support.signing_cluster import until
@@ -29,12 +30,25 @@ class FakeLink:
 
     answer: Callable[[bytes, Scheme, bytes], Answer | None]
     asked: list[tuple[bytes, Scheme, bytes]] = field(default_factory=list)
+    messages: list[bytes] = field(default_factory=list)
     pings: int = 0
     is_full: bool = False
 
-    def sign(self, ski: bytes, scheme: Scheme, payload: bytes, deadline: float, on_answer: OnAnswer, tag: Any) -> int:
+    def sign(
+        self,
+        ski: bytes,
+        scheme: Scheme,
+        payload: bytes,
+        deadline: float,
+        on_answer: OnAnswer,
+        tag: Any,
+        *,
+        message: bytes,
+    ) -> int:
         if self.is_full:
             raise LinkFull("full")
+        assert payload == scheme.payload_of(message)
+        self.messages.append(message)
         self.asked.append((ski, scheme, payload))
         if (answer := self.answer(ski, scheme, payload)) is not None:
             asyncio.get_running_loop().call_soon(on_answer, tag, answer)
@@ -71,7 +85,7 @@ async def probing() -> AsyncIterator[Probing]:
     def sign(_ski: bytes, scheme: Scheme, payload: bytes) -> Answer:
         return Signed(1, KEY.sign(scheme, payload))
 
-    play = Probing(FakeLink(sign), [ProbeKey.of(KEY.ski, KEY.type, KEY.public_pem)])
+    play = Probing(FakeLink(sign), [ProbeKey.of(KEY.ski, KEY.type, KeyVerifier(KEY.public_pem))])
     yield play
     if play.prober:
         play.prober.stop()
@@ -181,7 +195,7 @@ async def test_a_stopped_prober_ignores_a_late_answer(probing: Probing) -> None:
     assert probing.prober is not None
     assert probing.link is not None
     late: list[tuple[OnAnswer, Any]] = []
-    probing.link.sign = lambda *request: late.append(request[-2:]) or 1  # type: ignore[method-assign,func-returns-value]
+    probing.link.sign = lambda *request, message: late.append(request[-2:]) or 1  # type: ignore[method-assign,func-returns-value]
     await until(lambda: bool(late))
     probing.prober.stop()
     on_answer, tag = late[0]
@@ -189,7 +203,35 @@ async def test_a_stopped_prober_ignores_a_late_answer(probing: Probing) -> None:
     assert probing.results == []
 
 
-@pytest.mark.parametrize("kind", [*KeyType, *KeyFamily])
-def test_each_kind_of_key_has_a_scheme_of_its_family(kind: KeyType | KeyFamily) -> None:
-    family = kind.family if isinstance(kind, KeyType) else kind
-    assert ProbeKey.of(b"k" * 20, kind).scheme.family is family
+async def test_each_probe_is_an_input_of_a_certificate_verify_that_no_handshake_has(probing: Probing) -> None:
+    probing.start()
+    await until(lambda: len(probing.results) >= 3)
+    assert probing.link is not None
+    messages = probing.link.messages
+    assert len(set(messages)) == len(messages)
+    for message in messages:
+        assert message.startswith(b"\x20" * 64 + b"TLS 1.3, server CertificateVerify\x00")
+        assert len(message) == 64 + 33 + 1 + 32
+
+
+def test_a_probe_message_is_new_each_time() -> None:
+    assert len({probe_message() for _ in range(100)}) == 100
+
+
+TLS13_SCHEMES = {
+    KeyType.P256: Scheme.ECDSA_SHA256,
+    KeyType.P384: Scheme.ECDSA_SHA384,
+    KeyType.P521: Scheme.ECDSA_SHA512,
+    KeyType.ED25519: Scheme.ED25519,
+}
+
+
+@pytest.mark.parametrize("kind", KeyType)
+def test_each_kind_of_key_is_probed_with_a_scheme_that_tls13_has(kind: KeyType) -> None:
+    scheme = probe_scheme(kind)
+    assert scheme.family is kind.family
+    if kind.family is KeyFamily.RSA:
+        assert scheme is Scheme.RSA_PSS_SHA256
+    else:
+        assert scheme is TLS13_SCHEMES[kind]
+    assert ProbeKey.of(b"k" * 20, kind).scheme is scheme
