@@ -1,1 +1,1 @@
-"""A vault that behaves like an HSM: slow, narrow, and faulty on request."""
+"""A vault that is as slow, as narrow and as faulty as an HSM can be: for tests of what depends on one."""
