@@ -61,12 +61,17 @@ def _status_lines(status: dict[str, Any]) -> str:
         f"keys {status['keys']} (revision {status['revision']})",
         f"connections {status['connections']} of {status['connections_limit']}",
     ]
-    lines += [
+    for token in status["tokens"]:
+        lines.append(f"token {token['name']} ({token['kind']}): {token['state']}, keys {token['keys']}")
+        lines += [f"  {_lane_line(name, lane)}" for name, lane in token["lanes"].items()]
+    return "\n".join(lines)
+
+
+def _lane_line(name: str, lane: dict[str, Any]) -> str:
+    return (
         f"{name}: {lane['in_flight']} of {lane['places']} signing, {lane['abandoned']} of them abandoned;"
         f" {lane['queued']} of {lane['queue_limit']} waiting; {lane['service_s'] * 1e6:.0f} us per signature"
-        for name, lane in status["lanes"].items()
-    ]
-    return "\n".join(lines)
+    )
 
 
 @contextmanager
@@ -81,9 +86,9 @@ def _clear_errors() -> Iterator[None]:
         typer.echo(str(error), err=True)
         raise typer.Exit(EXIT_FAILED) from None
     except Exception as error:
-        from hsm.node.factory import BackendProblem
+        from hsm.node.opening.opened import TokenProblem
 
-        if not isinstance(error, BackendProblem):
+        if not isinstance(error, TokenProblem):
             raise
         typer.echo(str(error), err=True)
         raise typer.Exit(EXIT_FAILED) from None

@@ -1,7 +1,7 @@
 """One node put together: start, refresh, drain, stop. Knows every other file of the room; decides little itself.
 
 Order of a start: no core files and no ptrace first, then the operators' page (so that /readyz can say "not yet"), then
-the backend with its keys, and the listener last. A stop goes the other way.
+the tokens with their keys, and the listener last. A stop goes the other way.
 """
 
 from __future__ import annotations
@@ -16,14 +16,15 @@ from pathlib import Path
 
 import uvloop
 
-from hsm.backends.base import BackendError
 from hsm.node.blocking import BlockingCalls
 from hsm.node.config import NodeConfig, NodeFiles, load_config
-from hsm.node.factory import Opened, open_backend
 from hsm.node.management import Management
 from hsm.node.metrics import NodeMetrics
 from hsm.node.notify import READY, STOPPING, notify
 from hsm.node.observe import NodeStatus
+from hsm.node.opening.factory import open_tokens
+from hsm.node.opening.opened import OpenToken, Surroundings
+from hsm.node.refreshing import TokenRefresh
 from hsm.node.requests import ServiceLimits
 from hsm.node.server import Server
 from hsm.node.service import Service
@@ -35,14 +36,15 @@ from hsm.shared.open_files import allow_open_files
 from hsm.shared.tasks import Tasks
 
 STALE_REFRESH_S = 15.0
-"""/healthz fails when the backend was not refreshed for so long."""
+"""/healthz fails when no token told of its keys for so long."""
 THREADS_STOP_TIMEOUT_S = 0.5
+CLOSE_TIMEOUT_S = 5.0
 OTHER_FILES = 256
 """Open files besides connections of proxies: the store, operators, whoever manages keys."""
 
 
 def run(path: Path) -> None:
-    """`sealgate node run`: serves until SIGTERM or SIGINT. Raises ConfigError, ListenError or BackendProblem."""
+    """`sealgate node run`: serves until SIGTERM or SIGINT. Raises ConfigError, ListenError or TokenProblem."""
     config = load_config(path)
     logs.configure("sealgate-node", fmt=config.log.format, level=config.log.level)
     harden_process()
@@ -99,13 +101,13 @@ class Node:
         self._tasks = Tasks(self._metrics.task_crashed)
         self._calls = BlockingCalls()
         self._log = logs.get_logger("node")
-        self._opened: Opened | None = None
+        self._base_dir = base_dir
+        self._tokens: tuple[OpenToken, ...] = ()
         self._service: Service | None = None
         self._server: Server | None = None
         self._running: list[Running] = []
         self._started_at = time.monotonic()
-        self._refreshed_at = self._started_at
-        self._refreshing = asyncio.Lock()
+        self._refreshes: tuple[TokenRefresh, ...] = ()
         self._is_hurried = asyncio.Event()
         self.address = ""
         """Where proxies connect, once started."""
@@ -113,7 +115,7 @@ class Node:
         self.management_socket = self._files.socket
 
     async def start(self) -> None:
-        """Opens everything. Raises ConfigError, ListenError or BackendProblem, each with sentences for the user."""
+        """Opens everything. Raises ConfigError, ListenError or TokenProblem, each with sentences for the user."""
         config, files = self._config, self._files
         loop = asyncio.get_running_loop()
         context = server_context(Identity(files.ca, files.certificate, files.private_key))
@@ -121,12 +123,16 @@ class Node:
         ops = await serve(ops_app(self._metrics.exposition, self._health, self._ready), config.ops.address)
         self._running.append(ops)
         self.ops_address = ops.address
-        self._opened = opened = await self._calls.run(lambda: open_backend(config.backend, files))
-        self._service = Service(opened.backend, config.rules, _limits(config), self._metrics, loop)
+        surroundings = Surroundings(self._base_dir, self._calls, self._tasks, loop)
+        self._tokens = tokens = await open_tokens(config.tokens, surroundings, None)
+        self._service = Service(tokens, config.rules, _limits(config), self._metrics, loop)
+        self._refreshes = tuple(TokenRefresh(token, self._calls, self._keys_changed) for token in tokens)
         self._server = Server(self._service, context, config.listen, self._metrics, loop)
-        management = Management(opened.admin, opened.refusal_of, self._metrics, self.status, self.refresh, self._calls)
+        token = tokens[0]
+        management = Management(token.admin, token.refusal_of, self._metrics, self.status, self.refresh, self._calls)
         self._running.append(await serve(management.app(), files.socket))
-        self._tasks.start(self._refresh_forever(), name="refresh")
+        for refresh in self._refreshes:
+            self._tasks.start(refresh.refresh_forever(config.node.refresh_interval_s), name=f"refresh-{refresh.name}")
         self.address = await self._server.start()
         self._log.info(
             "node_ready",
@@ -135,6 +141,7 @@ class Node:
             ops=self.ops_address,
             management=str(files.socket),
             keys=self._service.key_count,
+            tokens=[token.name for token in tokens],
             pid=os.getpid(),
         )
         if not config.access:
@@ -170,65 +177,69 @@ class Node:
         for running in reversed(self._running):
             await running.stop()
         self._running.clear()
-        threads_ended = self._service is None or self._service.stop(THREADS_STOP_TIMEOUT_S)
+        hung = self._service.stop(THREADS_STOP_TIMEOUT_S) if self._service is not None else ()
         calls_ended = await self._calls.finished(THREADS_STOP_TIMEOUT_S)
-        if not threads_ended or not calls_ended:
-            # Closing it would wait for them.
-            self._log.error("backend_hangs", hint="a thread did not come back from the token or store; leaving it")
-        elif self._opened is not None:
-            self._opened.close()
-        if self._opened is not None:
+        for token in self._tokens:
+            if token.name in hung or (token.backend is not None and not calls_ended):
+                # Closing it would wait for them.
+                self._log_hang(token.name)
+            else:
+                await self._close(token)
+        if not calls_ended and not self._tokens:
+            self._log_hang("")
+        if self._tokens:
             self._log.info("node_stopped", node=self._config.node.name)
-            self._opened = None
+            self._tokens = ()
+
+    def _log_hang(self, token: str) -> None:
+        hint = "a thread did not come back from the token or store; leaving it"
+        self._log.error("backend_hangs", token=token, hint=hint)
+
+    async def _close(self, token: OpenToken) -> None:
+        try:
+            await asyncio.wait_for(token.close(), CLOSE_TIMEOUT_S)
+        except TimeoutError:
+            self._log_hang(token.name)
+        except Exception as error:
+            self._log.error("token_close_failed", token=token.name, error=type(error).__name__)
 
     async def refresh(self) -> None:
         """Takes up keys that came or went, here or through another node, and tells the clients."""
-        assert self._opened is not None
+        for refresh in self._refreshes:
+            await refresh.refresh()
+
+    def _keys_changed(self) -> None:
         assert self._service is not None
         assert self._server is not None
-        async with self._refreshing:
-            before = self._service.revision
-            changed = await self._calls.run(self._opened.backend.refresh)
-            self._refreshed_at = time.monotonic()
-            if changed:
-                self._service.keys_changed()
-                self._server.announce_keys(self._service.revision)
-                self._log.info(
-                    "keys_changed", keys=self._service.key_count, revision=self._service.revision, was=before
-                )
-
-    async def _refresh_forever(self) -> None:
-        while True:
-            await asyncio.sleep(self._config.node.refresh_interval_s)
-            try:
-                await self.refresh()
-            except BackendError:
-                continue  # logged by the backend; the keys it has go on signing, and /healthz tells when this lasts
-            except Exception as error:
-                self._log.error("refresh_failed", error=type(error).__name__)
+        self._service.keys_changed()
+        self._server.announce_keys(self._service.revision)
+        self._log.info("keys_changed", keys=self._service.key_count, revision=self._service.revision)
 
     def status(self) -> NodeStatus:
         """How the node is now."""
         service, server = self._service, self._server
         is_listening = server is not None and server.is_listening
         is_draining = service is not None and service.is_draining
+        tokens = service.token_status() if service else ()
         return NodeStatus(
             name=self._config.node.name,
             version=_version(),
-            is_ready=is_listening and not is_draining,
+            is_ready=is_listening and not is_draining and any(token.is_up for token in tokens),
             is_draining=is_draining,
             connections=server.open_connections if server else 0,
             connections_limit=self._config.listen.max_connections,
             keys=service.key_count if service else 0,
             revision=service.revision if service else 0,
             uptime_s=time.monotonic() - self._started_at,
-            lanes=service.lanes() if service else {},
+            tokens=tokens,
         )
 
     def _health(self) -> Health:
-        age_s = time.monotonic() - self._refreshed_at
-        is_stale = self._service is not None and age_s > STALE_REFRESH_S + self._config.node.refresh_interval_s
-        return Health(not is_stale, {"node": self._config.node.name, "refreshed_s_ago": round(age_s, 3)})
+        # A restart helps no node of which one token still answers.
+        ages = {refresh.name: round(refresh.age_s, 3) for refresh in self._refreshes}
+        limit_s = STALE_REFRESH_S + self._config.node.refresh_interval_s
+        is_stale = bool(ages) and min(ages.values()) > limit_s
+        return Health(not is_stale, {"node": self._config.node.name, "refreshed_s_ago": ages})
 
     def _ready(self) -> Health:
         status = self.status()
@@ -239,9 +250,6 @@ class Node:
 def _limits(config: NodeConfig) -> ServiceLimits:
     admission = config.admission
     return ServiceLimits(
-        threads=admission.concurrency or len(os.sched_getaffinity(0)),
-        queue=admission.queue,
-        cheap_queue=admission.cheap_queue,
         max_in_flight_per_client=config.listen.max_in_flight_per_connection,
         default_deadline_s=admission.default_deadline_s,
         max_deadline_s=admission.max_deadline_s,

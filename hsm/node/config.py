@@ -16,8 +16,9 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from hsm.node.access import AccessRule, rule_problems
-from hsm.node.token_config import FilePath, Seconds, Strict
-from hsm.shared import strict_toml
+from hsm.node.token_checks import note_file, note_token_problems
+from hsm.node.token_config import FilePath, Seconds, Strict, TokenConfig
+from hsm.shared import strict_toml, toml_lines
 from hsm.shared.addresses import parse_address
 
 Count = Annotated[int, Meta(ge=1, le=1_000_000)]
@@ -64,18 +65,6 @@ class IdentityConfig(Strict, frozen=True, kw_only=True):
     private_key: FilePath
 
 
-class BackendConfig(Strict, frozen=True, kw_only=True):
-    """What holds the keys: `[backend]`."""
-
-    type: Literal["vault"] = "vault"
-    store: FilePath
-    """File of the key store, shared by the nodes of this host."""
-    passphrase_file: FilePath | None = None
-    """File whose first line opens the vault. Either this or `key_file`."""
-    key_file: FilePath | None = None
-    """File of 32 bytes that opens the vault."""
-
-
 class AccessConfig(Strict, frozen=True, kw_only=True):
     """One thing a client may do: `[[access]]`. What no rule allows is denied."""
 
@@ -88,14 +77,8 @@ class AccessConfig(Strict, frozen=True, kw_only=True):
 
 
 class AdmissionConfig(Strict, frozen=True, kw_only=True):
-    """How much work the node takes: `[admission]`. Cheap keys sign in the event loop, dear ones (RSA) in threads."""
+    """How long requests may wait: `[admission]`. How many may wait, and be signed at once, each token says."""
 
-    concurrency: Annotated[int, Meta(ge=0, le=256)] = 0
-    """Signatures made at once in threads; 0 means one per core."""
-    queue: Annotated[int, Meta(ge=0, le=1_000_000)] = 1024
-    """Requests for dear keys that may wait for a thread; more are answered busy."""
-    cheap_queue: Annotated[int, Meta(ge=1, le=1_000_000)] = 4096
-    """Requests for cheap keys that may wait for the event loop; more are answered busy."""
     default_deadline_s: Seconds = 5.0
     """Deadline of requests that carry none."""
     max_deadline_s: Seconds = 30.0
@@ -130,7 +113,7 @@ class NodeConfig(Strict, frozen=True, kw_only=True):
     node: NodeSection
     listen: ListenConfig
     tls: IdentityConfig
-    backend: BackendConfig
+    tokens: Annotated[tuple[TokenConfig, ...], Meta(min_length=1)]
     access: tuple[AccessConfig, ...] = ()
     admission: AdmissionConfig = AdmissionConfig()
     ops: OpsConfig = OpsConfig()
@@ -150,9 +133,6 @@ class NodeFiles:
     ca: Path
     certificate: Path
     private_key: Path
-    store: Path
-    passphrase_file: Path | None
-    key_file: Path | None
     socket: Path
 
     @classmethod
@@ -162,14 +142,10 @@ class NodeFiles:
         def resolve(path: str) -> Path:
             return strict_toml.resolve(base_dir, path)
 
-        backend = config.backend
         return cls(
             ca=resolve(config.tls.ca),
             certificate=resolve(config.tls.certificate),
             private_key=resolve(config.tls.private_key),
-            store=resolve(backend.store),
-            passphrase_file=resolve(backend.passphrase_file) if backend.passphrase_file else None,
-            key_file=resolve(backend.key_file) if backend.key_file else None,
             socket=resolve(config.management.socket),
         )
 
@@ -177,6 +153,7 @@ class NodeFiles:
 def load_config(path: Path) -> NodeConfig:
     """Reads and checks a config file. Raises `ConfigError` with every problem found."""
     text = strict_toml.read_text(path)
+    _refuse_old_sections(text, path)
     config = strict_toml.parse(text, NodeConfig, str(path))
     problems = strict_toml.Problems(text)
     note_problems(config, path.absolute().parent, problems)
@@ -184,11 +161,32 @@ def load_config(path: Path) -> NodeConfig:
     return config
 
 
+_OLD_SECTIONS: tuple[tuple[toml_lines.Path, str], ...] = (
+    (
+        ("backend",),
+        'a node has several tokens now; write [[tokens]] instead of [backend], and below it name = "vault" and'
+        ' type = "vault" before what stands there',
+    ),
+    (("admission", "concurrency"), "each token has its own; write concurrency under [[tokens]]"),
+    (("admission", "queue"), "each token has its own; write queue under [[tokens]]"),
+    (("admission", "cheap_queue"), "each token has its own; write loop_queue under [[tokens]]"),
+)
+
+
+def _refuse_old_sections(text: str, path: Path) -> None:
+    """Configs of nodes that had one backend are told how they are written now, and of nothing else."""
+    lines = toml_lines.index_lines(text)
+    problems = strict_toml.Problems(text)
+    for field, sentence in _OLD_SECTIONS:
+        if field in lines:
+            problems.add(field, sentence)
+    problems.raise_if_any(path)
+
+
 def note_problems(config: NodeConfig, base_dir: Path, problems: strict_toml.Problems) -> None:
     """Notes what is wrong with a config beyond its types; `base_dir` is where relative paths start."""
     _note_addresses(config, problems)
-    if (config.backend.passphrase_file is None) == (config.backend.key_file is None):
-        problems.add(("backend",), "set exactly one of passphrase_file and key_file")
+    note_token_problems(config.tokens, base_dir, problems)
     for number, rule in enumerate(config.rules):
         for field, sentence in rule_problems(rule):
             problems.add(("access", number, field), sentence)
@@ -210,38 +208,9 @@ def _note_addresses(config: NodeConfig, problems: strict_toml.Problems) -> None:
 
 
 def _note_files(files: NodeFiles, problems: strict_toml.Problems) -> None:
-    wanted = {
-        ("tls", "ca"): files.ca,
-        ("tls", "certificate"): files.certificate,
-        ("tls", "private_key"): files.private_key,
-        ("backend", "store"): files.store,
-        ("backend", "passphrase_file"): files.passphrase_file,
-        ("backend", "key_file"): files.key_file,
-    }
-    for field, path in wanted.items():
-        if path is None:
-            continue
-        if sentence := _unreadable(path):
-            problems.add(field, sentence + (", or run `sealgate vault init`" if field[1] == "store" else ""))
-        elif field[1] in _PRIVATE and path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-            problems.add(field, f"others may read {path}; run `chmod 600 {path}`")
-
-
-_PRIVATE = ("private_key", "passphrase_file", "key_file")
-
-
-def _unreadable(path: Path) -> str | None:
-    try:
-        mode = path.stat().st_mode
-    except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: a NUL byte
-        return f"{path} does not exist; correct the path"
-    except OSError as error:
-        return f"{path} can't be looked at: {error.strerror}; correct the path, or the modes of its folders"
-    if not stat.S_ISREG(mode):
-        return f"{path} is not a file; correct the path"
-    if not os.access(path, os.R_OK):
-        return f"{path} can't be read by this user; change its owner or mode"
-    return None
+    note_file(("tls", "ca"), files.ca, problems)
+    note_file(("tls", "certificate"), files.certificate, problems)
+    note_file(("tls", "private_key"), files.private_key, problems, is_private=True)
 
 
 def _note_socket(path: Path, problems: strict_toml.Problems) -> None:

@@ -158,16 +158,27 @@ class _StatusCollector(Collector):
         yield GaugeMetricFamily("sealgate_node_keys", "Keys the node can sign with.", status.keys)
         yield GaugeMetricFamily("sealgate_node_draining", "1 while the node shuts down.", int(status.is_draining))
         yield GaugeMetricFamily("sealgate_node_ready", "1 while the node serves.", int(status.is_ready))
+        yield from self._tokens(status)
         yield from self._lanes(status)
         info = GaugeMetricFamily("sealgate_node_build_info", "Always 1.", labels=("version", "node"))
         info.add_metric((status.version, status.name), 1)
         yield info
 
+    def _tokens(self, status: NodeStatus) -> Iterable[Metric]:
+        up = GaugeMetricFamily("sealgate_node_token_up", "1 while the token can sign.", labels=("token", "kind"))
+        keys = GaugeMetricFamily("sealgate_node_token_keys", "Keys the token signs with.", labels=("token",))
+        for token in status.tokens:
+            up.add_metric((token.name, token.kind), int(token.is_up))
+            keys.add_metric((token.name,), token.keys)
+        yield up
+        yield keys
+
     def _lanes(self, status: NodeStatus) -> Iterable[Metric]:
         for name, text, read in _LANE_GAUGES:
-            family = GaugeMetricFamily(name, text, labels=("lane",))
-            for lane, lane_status in status.lanes.items():
-                family.add_metric((lane.value,), read(lane_status))
+            family = GaugeMetricFamily(name, text, labels=("token", "lane"))
+            for token in status.tokens:
+                for lane, lane_status in token.lanes.items():
+                    family.add_metric((token.name, lane.value), read(lane_status))
             yield family
 
 

@@ -53,12 +53,14 @@ class ConnectionEnd(StrEnum):
 
 
 class LaneName(StrEnum):
-    """The two kinds of work."""
+    """The kinds of work."""
 
     CHEAP = "cheap"
     """Signed in the event loop."""
     DEAR = "dear"
     """Signed in threads."""
+    AWAITED = "awaited"
+    """Signed by a token that answers later."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +78,26 @@ class LaneStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenStatus:
+    """One token at one moment."""
+
+    name: str
+    kind: str
+    state: str
+    """ "up", or what it is doing instead."""
+    keys: int
+    """Keys it signs with."""
+    lanes: dict[LaneName, LaneStatus]
+    details: dict[str, object]
+    """What else this kind of token tells: JSON values."""
+
+    @property
+    def is_up(self) -> bool:
+        """Whether it can sign."""
+        return self.state == "up"
+
+
+@dataclass(frozen=True, slots=True)
 class NodeStatus:
     """A node at one moment, for metrics, health and people."""
 
@@ -89,7 +111,7 @@ class NodeStatus:
     revision: int
     """Grows with each change of the keys."""
     uptime_s: float
-    lanes: dict[LaneName, LaneStatus]
+    tokens: tuple[TokenStatus, ...]
 
 
 class NodeObserver:

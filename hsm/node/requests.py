@@ -35,9 +35,6 @@ class Replies(Protocol):
 class ServiceLimits:
     """Bounds of a service; `AdmissionConfig` and `ListenConfig` document them."""
 
-    threads: int
-    queue: int
-    cheap_queue: int
     max_in_flight_per_client: int
     default_deadline_s: float
     max_deadline_s: float

@@ -154,10 +154,10 @@ def _note(problems: Problems, message: str, data: dict[str, Any], type_: type[An
         return False
     if unknown := _UNKNOWN.match(what):
         path += (unknown["name"],)
-        problems.add(path, _unknown_sentence(unknown["name"], _field_names(type_, path[:-1])))
+        problems.add(path, _unknown_sentence(unknown["name"], _field_names(type_, path[:-1], data)))
         return _drop(data, path, is_required=False)
     problems.add(path, _wrong_value_sentence(what, _value_at(data, path)))
-    return _drop(data, path, is_required=_is_required(type_, path))
+    return _drop(data, path, is_required=_is_required(type_, path, data))
 
 
 def _path_of(text: str) -> toml_lines.Path:
@@ -194,29 +194,49 @@ def _drop(data: dict[str, Any], path: toml_lines.Path, *, is_required: bool) -> 
     return True
 
 
-def _struct_at(type_: type[Any], path: toml_lines.Path) -> msgspec.inspect.StructType | None:
-    """The description of the struct at `path`, where the path leads through structs, arrays and optional values."""
-    node: Any = msgspec.inspect.type_info(type_)
+def _struct_at(type_: type[Any], path: toml_lines.Path, data: Any) -> msgspec.inspect.StructType | None:
+    """The description of the struct at `path`, where the path leads through structs, arrays and optional values.
+
+    Where several structs are possible, the tag in `data` says which one is meant.
+    """
+    node = _resolved(msgspec.inspect.type_info(type_), data)
     for step in path:
+        data = _value_at(data, (step,))
         if isinstance(step, int):
             node = getattr(node, "item_type", None)
         else:
             fields = getattr(node, "fields", ())
             node = next((field.type for field in fields if field.encode_name == step), None)
-        if isinstance(node, msgspec.inspect.UnionType):
-            node = next((part for part in node.types if not isinstance(part, msgspec.inspect.NoneType)), None)
-        if isinstance(node, msgspec.inspect.Metadata):
-            node = node.type
+        node = _resolved(node, data)
     return node if isinstance(node, msgspec.inspect.StructType) else None
 
 
-def _field_names(type_: type[Any], path: toml_lines.Path) -> list[str]:
-    struct = _struct_at(type_, path)
-    return [field.encode_name for field in struct.fields] if struct else []
+def _resolved(node: Any, data: Any) -> Any:
+    """What is left of a type when constraints and the alternatives that `data` rules out are taken away."""
+    while True:
+        if isinstance(node, msgspec.inspect.Metadata):
+            node = node.type
+        elif isinstance(node, msgspec.inspect.UnionType):
+            node = next((part for part in node.types if _is_meant(part, data)), None)
+        else:
+            return node
 
 
-def _is_required(type_: type[Any], path: toml_lines.Path) -> bool:
-    struct = _struct_at(type_, path[:-1])
+def _is_meant(part: Any, data: Any) -> bool:
+    if isinstance(part, msgspec.inspect.StructType) and part.tag_field is not None:
+        return bool(_value_at(data, (part.tag_field,)) == part.tag)
+    return not isinstance(part, msgspec.inspect.NoneType)
+
+
+def _field_names(type_: type[Any], path: toml_lines.Path, data: Any) -> list[str]:
+    struct = _struct_at(type_, path, data)
     if struct is None:
+        return []
+    return [field.encode_name for field in struct.fields] + ([struct.tag_field] if struct.tag_field else [])
+
+
+def _is_required(type_: type[Any], path: toml_lines.Path, data: Any) -> bool:
+    struct = _struct_at(type_, path[:-1], data)
+    if struct is None or path[-1] == struct.tag_field:
         return True
     return any(field.encode_name == path[-1] and field.required for field in struct.fields)

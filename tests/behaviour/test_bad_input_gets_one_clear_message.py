@@ -167,7 +167,7 @@ def test_port_in_use(prepared: Cluster, tmp_path: Path) -> None:
     ("edit", "expected"),
     [
         (lambda text, _: text.replace("[node]\n", "[node]\ncolour = 1\n"), ["node.colour", "unknown"]),
-        (lambda text, _: text.replace('type = "vault"', 'type = "paper"'), ["backend.type"]),
+        (lambda text, _: text.replace('type = "vault"', 'type = "paper"'), ["tokens[0]", "paper"]),
         (lambda text, folder: text.replace("master.key", "absent.key"), ["absent.key"]),
         (lambda text, folder: text.replace("store.db", "absent.db"), ["absent.db", "vault init"]),
         (lambda text, _: text.replace("sealgate://proxy/dev", ""), ["access"]),

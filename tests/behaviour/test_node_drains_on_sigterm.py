@@ -137,10 +137,11 @@ async def test_a_start_that_hangs_ends_on_sigterm(home: NodeHome) -> None:
     probe = (
         "import pathlib, sys, time\n"
         "from hsm.node import app\n"
-        "def hang(config, files):\n"
+        "from hsm.node.opening import vault\n"
+        "def hang(*files, **more):\n"
         "    print('hangs', flush=True)\n"
         "    time.sleep(60)\n"
-        "app.open_backend = hang\n"
+        "vault.open_store = hang\n"
         "app.run(pathlib.Path(sys.argv[1]))\n"
     )
     command = (sys.executable, "-c", probe, str(home.write_config()))

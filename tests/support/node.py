@@ -13,14 +13,17 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
 from cryptography.hazmat.primitives.hashes import SHA256, SHA384, SHA512
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
-from hsm.backends.base import Cost
+from hsm.backends.attributes import KeyAttributes
+from hsm.backends.base import Cost, KeyAdmin
 from hsm.backends.vault import VaultAdmin, create_store
+from hsm.node.opening.opened import OpenToken
 from hsm.shared.mtls import Identity, client_context
 from hsm.wire.messages import KeyEntry
 from hsm.wire.schemes import KeyType, Scheme
@@ -67,7 +70,8 @@ class NodeHome:
             f'[node]\nname = "{name}"\n{node}\n'
             f'[listen]\naddress = "127.0.0.1:0"\n{listen}\n'
             f'[tls]\nca = "ca.pem"\ncertificate = "node.pem"\nprivate_key = "node.key"\n'
-            f'[backend]\nstore = "{self.store.name}"\nkey_file = "{self.key_file.name}"\n'
+            f'[[tokens]]\nname = "vault"\ntype = "vault"\n'
+            f'store = "{self.store.name}"\nkey_file = "{self.key_file.name}"\n'
             f'[ops]\naddress = "127.0.0.1:0"\n[management]\nsocket = "{name}.sock"\n'
             f'[[access]]\nclient = "{PROXY}"\nkeys = ["www-*"]\n'
             f"{extra}\n"
@@ -110,10 +114,14 @@ class FakeBackend:
         self.gate.set()
         self.failure: Exception | None = None
         self.signed = 0
+        self.attributes: dict[bytes, KeyAttributes] = {}
         self.delay_s = 0.0
 
     def keys(self) -> tuple[KeyEntry, ...]:
         return tuple(self.costs)
+
+    def attributes_of(self, ski: bytes) -> KeyAttributes:
+        return self.attributes.get(ski, KeyAttributes())
 
     def refresh(self) -> bool:
         return False
@@ -133,6 +141,27 @@ class FakeBackend:
 
     def close(self) -> None:
         self.costs = {}
+
+
+def open_token(
+    name: str, backend: FakeBackend, *, places: int = 1, queue: int = 1024, loop_queue: int = 4096
+) -> OpenToken:
+    """A backend in memory as a node's token; it has no owner."""
+
+    async def close() -> None:
+        backend.close()
+
+    return OpenToken(
+        name=name,
+        kind="vault",
+        backend=backend,
+        places=places,
+        queue=queue,
+        loop_queue=loop_queue,
+        admin=cast("KeyAdmin", None),
+        refusal_of=lambda _error: None,
+        close=close,
+    )
 
 
 def verify(public_pem: str, scheme: Scheme, signature: bytes, message: bytes) -> None:

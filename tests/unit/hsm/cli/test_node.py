@@ -51,7 +51,7 @@ def test_a_vault_that_does_not_open_is_one_clear_message(home: NodeHome) -> None
     home.key_file.write_bytes(b"w" * 32)
     result = CliRunner().invoke(node_app, ["check", "--config", str(path)])
     assert result.exit_code == 1
-    assert result.stderr.startswith("can't open the vault: ")
+    assert result.stderr.startswith("can't open the vault of token 'vault': ")
 
 
 def test_an_address_in_use_is_one_clear_message(home: NodeHome, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,8 +83,8 @@ async def test_status_says_how_a_running_node_is(home: NodeHome) -> None:
         await node.stop()
     assert plain.exit_code == 0
     assert ": ready, up " in plain.stdout
-    assert "\nkeys 2 (revision 2)\nconnections 0 of 1024\ncheap: 0 of 1 signing" in plain.stdout
-    assert json.loads(as_json.stdout)["lanes"]["dear"]["queue_limit"] == 1024
+    assert "\nkeys 2 (revision 2)\nconnections 0 of 1024\ntoken vault (vault): up, keys 2\n  cheap: 0 of 1 signing" in plain.stdout
+    assert json.loads(as_json.stdout)["tokens"][0]["lanes"]["dear"]["queue_limit"] == 1024
 
 
 def test_the_status_of_no_node_is_one_clear_message(home: NodeHome) -> None:

@@ -15,7 +15,7 @@ import pytest
 
 from hsm.node.app import Node
 from hsm.node.config import load_config
-from hsm.node.factory import BackendProblem
+from hsm.node.opening.opened import TokenProblem
 from hsm.shared.exposition import ListenError
 from hsm.wire.messages import Failed, KeysChanged, KeysListed, Signed
 from hsm.wire.schemes import KeyType, Scheme
@@ -126,7 +126,7 @@ async def test_a_start_that_fails_leaves_nothing_behind(home: NodeHome) -> None:
     config = load_config(path)
     home.key_file.write_bytes(b"w" * 32)
     node = Node(config, home.path)
-    with pytest.raises(BackendProblem):
+    with pytest.raises(TokenProblem):
         await node.start()
     await node.stop()
     with pytest.raises(aiohttp.ClientConnectorError):
@@ -158,11 +158,10 @@ async def test_a_refresh_that_fails_is_survived_and_seen(start: StartNode, monke
         calls += 1
         raise OSError("disk")
 
-    assert node._opened is not None
-    monkeypatch.setattr(node._opened.backend, "refresh", broken)
+    monkeypatch.setattr(node._tokens[0].backend, "refresh", broken)
     await until(lambda: calls >= 3)
     assert (await get(node, "/healthz"))[0] == 200
-    node._refreshed_at -= 100
+    node._refreshes[0]._refreshed_at -= 100
     assert (await get(node, "/healthz"))[0] == 503
 
 
@@ -176,15 +175,18 @@ async def test_a_store_that_hangs_does_not_keep_a_node_from_stopping(
         hangs.set()
         return not gate.wait(30)
 
-    assert node._opened is not None
     closed: list[bool] = []
-    opened = node._opened
+    (opened,) = node._tokens
+
+    async def close() -> None:
+        closed.append(True)
+
     monkeypatch.setattr(opened.backend, "refresh", hang)
-    monkeypatch.setattr(node, "_opened", replace(opened, close=lambda: closed.append(True)))
+    monkeypatch.setattr(node, "_tokens", (replace(opened, close=close),))
     await until(hangs.is_set)
     await asyncio.wait_for(node.drain(), 5)
     await asyncio.wait_for(node.stop(), 5)
     assert not closed, "the store was closed under a thread that is in it"
     gate.set()
     assert await node._calls.finished(10)
-    opened.close()
+    await opened.close()

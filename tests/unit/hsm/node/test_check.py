@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from hsm.node import check
-from hsm.node.factory import BackendProblem
+from hsm.node.opening.opened import TokenProblem
 from hsm.shared.strict_toml import ConfigError
 from tests.support.node import NodeHome, make_home
 
@@ -51,5 +51,5 @@ def test_a_certificate_that_is_none_is_an_error(home: NodeHome) -> None:
 def test_a_vault_that_does_not_open_is_an_error(home: NodeHome) -> None:
     path = home.write_config()
     home.key_file.write_bytes(b"w" * 32)
-    with pytest.raises(BackendProblem, match="can't open the vault"):
+    with pytest.raises(TokenProblem, match="can't open the vault"):
         check.check(path)

@@ -44,8 +44,6 @@ def test_a_right_config_is_loaded_with_defaults(home: NodeHome, text: str) -> No
     assert config.rules[0].client == PROXY
     assert config.rules[0].schemes == ("*",)
     files = NodeFiles.of(config, home.path)
-    assert files.store == home.store
-    assert files.passphrase_file is None
     assert files.socket == home.path / "right.sock"
 
 
@@ -54,7 +52,8 @@ def test_the_sample_says_what_the_defaults_are() -> None:
     least = strict_toml.parse(
         '[node]\nname = "node-1"\n[listen]\naddress = "127.0.0.1:2407"\n'
         '[tls]\nca = "certs/ca.pem"\ncertificate = "certs/node-1.pem"\nprivate_key = "certs/node-1.key"\n'
-        '[backend]\nstore = "vault.db"\nkey_file = "vault.key"\n[management]\nsocket = "node-1.sock"\n'
+        '[[tokens]]\nname = "vault"\ntype = "vault"\nstore = "vault.db"\nkey_file = "vault.key"\n'
+        '[management]\nsocket = "node-1.sock"\n'
         '[[access]]\nclient = "sealgate://proxy/dev"\nkeys = ["*"]\n',
         NodeConfig,
         "least",
@@ -75,18 +74,29 @@ def test_the_sample_says_what_the_defaults_are() -> None:
         ('ca = "ca.pem"', 'ca = "."', r"tls\.ca: .* is not a file"),
         ('ca = "ca.pem"', 'ca = ""', r"tls\.ca: expected str of length >= 1"),
         ('private_key = "node.key"', 'private_key = "ca.pem"', r"tls\.private_key: others may read .*chmod 600"),
-        ('store = "vault.db"', 'store = "no.db"', r"backend\.store: .* or run `sealgate vault init`"),
-        ('key_file = "master.key"', "", r"backend: set exactly one of passphrase_file and key_file"),
-        ('key_file = "master.key"', 'key_file = "ca.pem"', r"backend\.key_file: others may read"),
+        ('store = "vault.db"', 'store = "no.db"', r"tokens\[0\]\.store: .* or run `sealgate vault init`"),
+        ('key_file = "master.key"', "", r"tokens\[0\]: set exactly one of passphrase_file, key_file, sh"),
+        ('key_file = "master.key"', 'key_file = "ca.pem"', r"tokens\[0\]\.key_file: others may read"),
         ('key_file = "master.key"', 'key_file = "master.key"\npassphrase_file = "ca.pem"', r"set exactly one of"),
-        ('store = "vault.db"', 'store = "vault.db"\ntype = "yubi"', r"backend\.type: invalid enum value 'yubi'"),
+        ('type = "vault"', 'type = "yubi"', r"tokens\[0\]\.type: invalid value 'yubi'"),
+        ('type = "vault"', "", r"tokens\[0\]: 'type' is missing; add it"),
+        ('store = "vault.db"', 'stoer = "vault.db"', r":14: tokens\[0\]\.stoer: unknown key; did you mean 'store'"),
+        (
+            'store = "vault.db"',
+            'store = "vault.db"\nshares = true',
+            r"set exactly one of passphrase_file, key_file, sh",
+        ),
         (f'client = "{PROXY}"', 'client = ""', r"access\[0\]\.client: expected str of length >= 1"),
         ('keys = ["www-*"]', "keys = []", r"access\[0\]\.keys: expected array of length >= 1"),
         ('keys = ["www-*"]', 'keys = ["ski:12"]', r"access\[0\]\.keys: 'ski:12' is no SKI"),
         ('keys = ["www-*"]', 'keys = ["*"]\nschemes = ["rsa"]', r"access\[0\]\.schemes: 'rsa' is no scheme; choose of"),
         ('keys = ["www-*"]', 'keys = ["*"]\nschemes = []', r"access\[0\]\.schemes: is empty"),
-        ("[ops]", "[admission]\nconcurrency = 1000\n[ops]", r"admission\.concurrency: expected int <= 256"),
-        ("[ops]", "[admission]\nqueue = -1\n[ops]", r"admission\.queue: expected int >= 0"),
+        (
+            'store = "vault.db"',
+            'store = "vault.db"\nconcurrency = 1000',
+            r"tokens\[0\]\.concurrency: expected int <= 256",
+        ),
+        ('store = "vault.db"', 'store = "vault.db"\nqueue = -1', r"tokens\[0\]\.queue: expected int >= 0"),
         (
             "[ops]",
             "[admission]\ndefault_deadline_s = 50\n[ops]",
@@ -145,6 +155,6 @@ def test_a_folder_that_may_not_be_entered_is_a_clear_error(
     # As the kernel answers users other than root, as whom tests may run.
     monkeypatch.setattr(os, "stat", closed)
     found = problems(home, text.replace('"master.key"', '"locked/key"').replace('"right.sock"', '"locked/in/socket"'))
-    assert "backend.key_file" in found
+    assert "tokens[0].key_file" in found
     assert "locked/key can't be looked at: Permission denied" in found
     assert "locked/in does not exist, or this user may not see it" in found

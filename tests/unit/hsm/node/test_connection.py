@@ -21,7 +21,7 @@ from hsm.wire.errors import ErrorCode
 from hsm.wire.messages import Failed, KeyEntry, KeysListed, Signed
 from hsm.wire.schemes import KeyType, Scheme
 from hsm.wire.session import ClientSession
-from tests.support.node import PROXY, FakeBackend, NodeHome, make_home, until
+from tests.support.node import PROXY, FakeBackend, NodeHome, make_home, open_token, until
 
 EC = KeyEntry(b"\x01" * 20, KeyType.P256, "www-ec")
 
@@ -64,8 +64,14 @@ class Hand:
     def __init__(self, home: NodeHome, limits: ListenConfig) -> None:
         loop = asyncio.get_running_loop()
         self.now = 100.0
-        bounds = ServiceLimits(1, 10, 5000, 5000, 5.0, 30.0, 0.5)
-        self.service = Service(FakeBackend({EC: "cheap"}), [AccessRule(PROXY, ("*",))], bounds, NodeObserver(), loop)
+        bounds = ServiceLimits(5000, 5.0, 30.0, 0.5)
+        self.service = Service(
+            [open_token("vault", FakeBackend({EC: "cheap"}), loop_queue=5000)],
+            [AccessRule(PROXY, ("*",))],
+            bounds,
+            NodeObserver(),
+            loop,
+        )
         context = server_context(home.identity("node"))
         self.server = Server(self.service, context, limits, NodeObserver(), loop, now=lambda: self.now)
         self.connection = NodeConnection(self.server)
@@ -114,7 +120,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> NodeHome:
 async def hand(home: NodeHome) -> Any:
     hand = Hand(home, ListenConfig(address="127.0.0.1:0", max_unsent_bytes=65_536))
     yield hand
-    assert hand.service.stop(5.0)
+    assert hand.service.stop(5.0) == ()
 
 
 async def test_many_answers_are_written_at_once(hand: Hand) -> None:

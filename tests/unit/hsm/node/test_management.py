@@ -17,14 +17,15 @@ from hsm.backends.base import BackendError
 from hsm.backends.vault import VaultAdmin, VaultError, VaultReason, open_store
 from hsm.node.blocking import BlockingCalls
 from hsm.node.management import MAX_WAITING, ImportBody, Management
-from hsm.node.observe import LaneName, LaneStatus, NodeObserver, NodeStatus
+from hsm.node.observe import LaneName, LaneStatus, NodeObserver, NodeStatus, TokenStatus
 from hsm.node.refusals import Refusal, RefusalReason
 from hsm.shared.exposition import serve
 from hsm.wire.errors import ErrorCode
 from tests.support import pki
 from tests.support.node import NodeHome, make_home
 
-STATUS = NodeStatus("node-1", "1", True, False, 0, 9, 1, 1, 0.5, {LaneName.CHEAP: LaneStatus(0, 9, 0, 1, 0, 0.1)})
+VAULT = TokenStatus("vault", "vault", "up", 1, {LaneName.CHEAP: LaneStatus(0, 9, 0, 1, 0, 0.1)}, {})
+STATUS = NodeStatus("node-1", "1", True, False, 0, 9, 1, 1, 0.5, (VAULT,))
 
 
 class Ear(NodeObserver):
@@ -135,7 +136,7 @@ async def test_status_says_how_the_node_is(api: Api) -> None:
     status, answer = await api.call("GET", "/status")
     assert status == 200
     assert answer["name"] == "node-1"
-    assert answer["lanes"]["cheap"]["service_s"] == 0.1
+    assert answer["tokens"][0]["lanes"]["cheap"]["service_s"] == 0.1
 
 
 @pytest.mark.parametrize(

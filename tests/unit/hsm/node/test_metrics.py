@@ -9,7 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from hsm.node.access import Denial
 from hsm.node.metrics import NodeMetrics
-from hsm.node.observe import ConnectionEnd, LaneName, LaneStatus, NodeObserver, NodeStatus, Outcome
+from hsm.node.observe import ConnectionEnd, LaneName, LaneStatus, NodeObserver, NodeStatus, Outcome, TokenStatus
 from hsm.wire.schemes import Scheme
 
 DOCUMENT = Path(__file__).parents[4] / "docs" / "node.md"
@@ -23,7 +23,17 @@ STATUS = NodeStatus(
     keys=7,
     revision=9,
     uptime_s=1.0,
-    lanes={LaneName.CHEAP: LaneStatus(4, 100, 1, 1, 0, 0.0001), LaneName.DEAR: LaneStatus(0, 50, 2, 4, 1, 0.5)},
+    tokens=(
+        TokenStatus(
+            "vault",
+            "vault",
+            "up",
+            7,
+            {LaneName.CHEAP: LaneStatus(4, 100, 1, 1, 0, 0.0001), LaneName.DEAR: LaneStatus(0, 50, 2, 4, 1, 0.5)},
+            {},
+        ),
+        TokenStatus("hsm", "pkcs11", "reopening", 0, {LaneName.AWAITED: LaneStatus(8, 99, 30, 30, 1, 0.1)}, {}),
+    ),
 )
 
 
@@ -69,12 +79,16 @@ def test_gauges_are_read_at_the_scrape() -> None:
     assert found["sealgate_node_keys",] == 7
     assert found["sealgate_node_ready",] == 1
     assert found["sealgate_node_draining",] == 0
-    assert found["sealgate_node_queue_depth", "lane=cheap"] == 4
-    assert found["sealgate_node_queue_limit", "lane=cheap"] == 100
-    assert found["sealgate_node_in_flight", "lane=dear"] == 2
-    assert found["sealgate_node_in_flight_limit", "lane=dear"] == 4
+    assert found["sealgate_node_queue_depth", "lane=cheap", "token=vault"] == 4
+    assert found["sealgate_node_queue_limit", "lane=cheap", "token=vault"] == 100
+    assert found["sealgate_node_in_flight", "lane=dear", "token=vault"] == 2
+    assert found["sealgate_node_in_flight_limit", "lane=dear", "token=vault"] == 4
     assert found["sealgate_node_connections_limit",] == 10
-    assert found["sealgate_node_abandoned", "lane=dear"] == 1
+    assert found["sealgate_node_token_up", "kind=vault", "token=vault"] == 1
+    assert found["sealgate_node_token_up", "kind=pkcs11", "token=hsm"] == 0
+    assert found["sealgate_node_token_keys", "token=vault"] == 7
+    assert found["sealgate_node_queue_depth", "lane=awaited", "token=hsm"] == 8
+    assert found["sealgate_node_abandoned", "lane=dear", "token=vault"] == 1
     assert found["sealgate_node_build_info", "node=node-1", "version=1.2"] == 1
 
 

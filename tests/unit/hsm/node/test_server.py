@@ -28,7 +28,7 @@ from hsm.store.store import Store
 from hsm.wire.errors import ErrorCode
 from hsm.wire.messages import DrainingAnnounced, Failed, KeyEntry, KeysChanged, KeysListed, Signed
 from hsm.wire.schemes import KeyFamily, KeyType, Scheme
-from tests.support.node import PATIENCE_S, PROXY, FakeBackend, Link, NodeHome, make_home, until, verify
+from tests.support.node import PATIENCE_S, PROXY, FakeBackend, Link, NodeHome, make_home, open_token, until, verify
 
 EC = KeyEntry(b"\x01" * 20, KeyType.P256, "www-ec")
 RSA = KeyEntry(b"\x02" * 20, KeyType.RSA_2048, "www-rsa")
@@ -63,8 +63,14 @@ class Started:
         self.home = home
         self.ear = Ear()
         self.backend = backend
-        bounds = ServiceLimits(2, queue, 4096, limits.max_in_flight_per_connection, 5.0, 30.0, 0.002)
-        self.service = Service(backend, [AccessRule(PROXY, ("www-*",))], bounds, self.ear, loop)
+        bounds = ServiceLimits(limits.max_in_flight_per_connection, 5.0, 30.0, 0.002)
+        self.service = Service(
+            [open_token("vault", backend, places=2, queue=queue)],
+            [AccessRule(PROXY, ("www-*",))],
+            bounds,
+            self.ear,
+            loop,
+        )
         self.server = Server(self.service, server_context(home.identity("node")), limits, self.ear, loop)
         self.address = ""
 
@@ -96,7 +102,7 @@ async def start(home: NodeHome) -> AsyncIterator[Start]:
         if isinstance(started.backend, FakeBackend):
             started.backend.gate.set()
         await started.server.stop()
-        assert started.service.stop(5.0)
+        assert started.service.stop(5.0) == ()
         assert started.server.open_connections == 0
     for store in stores:
         store.close()

@@ -12,14 +12,14 @@ from structlog.testing import capture_logs
 
 from hsm.backends.base import BackendError
 from hsm.node.access import AccessRule, Denial
-from hsm.node.observe import LaneName, NodeObserver, Outcome
+from hsm.node.observe import LaneName, LaneStatus, NodeObserver, Outcome
 from hsm.node.requests import Client, ServiceLimits
 from hsm.node.service import Service
 from hsm.wire.errors import ErrorCode
 from hsm.wire.messages import KeyEntry
 from hsm.wire.schemes import KeyType, Scheme
 from hsm.wire.session import SignRequested
-from tests.support.node import PROXY, FakeBackend, until
+from tests.support.node import PROXY, FakeBackend, open_token, until
 
 EC = KeyEntry(b"\x01" * 20, KeyType.P256, "www-ec")
 RSA = KeyEntry(b"\x02" * 20, KeyType.RSA_2048, "www-rsa")
@@ -81,12 +81,14 @@ class Ear(NodeObserver):
 class Play:
     """A service with a fake backend and one client."""
 
-    def __init__(self, limits: ServiceLimits | None = None) -> None:
+    def __init__(
+        self, limits: ServiceLimits | None = None, *, threads: int = 1, queue: int = 4, loop_queue: int = 100
+    ) -> None:
         self.backend = FakeBackend({EC: "cheap", RSA: "dear", MAIL: "cheap"})
         self.ear = Ear()
         self.answers = Answers()
         self.service = Service(
-            self.backend,
+            [open_token("vault", self.backend, places=threads, queue=queue, loop_queue=loop_queue)],
             [AccessRule(PROXY, ("www-*",), ("*",))],
             limits or limits_of(),
             self.ear,
@@ -114,10 +116,12 @@ class Play:
         assert self.answers.count == count
 
 
-def limits_of(
-    *, threads: int = 1, queue: int = 4, cheap_queue: int = 100, in_flight: int = 1000, tick_s: float = 0.002
-) -> ServiceLimits:
-    return ServiceLimits(threads, queue, cheap_queue, in_flight, 5.0, 30.0, tick_s)
+def limits_of(*, in_flight: int = 1000, tick_s: float = 0.002) -> ServiceLimits:
+    return ServiceLimits(in_flight, 5.0, 30.0, tick_s)
+
+
+def lane_of(play: Play, lane: LaneName, token: int = 0) -> LaneStatus:
+    return play.service.token_status()[token].lanes[lane]
 
 
 @pytest.fixture
@@ -125,7 +129,7 @@ async def play() -> AsyncIterator[Play]:
     play = Play()
     yield play
     play.backend.gate.set()
-    assert play.service.stop(5.0)
+    assert play.service.stop(5.0) == ()
 
 
 async def test_cheap_and_dear_keys_sign(play: Play) -> None:
@@ -200,10 +204,10 @@ async def test_a_deadline_ends_waiting_and_hanging_requests(play: Play) -> None:
         hanging: (ErrorCode.DEADLINE, "the token took too long"),
         waiting: (ErrorCode.DEADLINE, "the deadline passed in the queue"),
     }
-    lane = play.service.lanes()[LaneName.DEAR]
+    lane = lane_of(play, LaneName.DEAR)
     assert (lane.queued, lane.in_flight, lane.abandoned) == (0, 1, 1)
     play.backend.gate.set()
-    await until(lambda: play.service.lanes()[LaneName.DEAR].in_flight == 0)
+    await until(lambda: lane_of(play, LaneName.DEAR).in_flight == 0)
     assert play.answers.count == 2
 
 
@@ -223,7 +227,7 @@ async def test_cancelled_work_is_not_answered_and_not_done(play: Play) -> None:
     play.service.cancel(play.client, running)
     play.service.cancel(play.client, 999)
     play.backend.gate.set()
-    await until(lambda: play.service.lanes()[LaneName.DEAR].in_flight == 0)
+    await until(lambda: lane_of(play, LaneName.DEAR).in_flight == 0)
     assert play.answers.count == 0
     assert play.backend.signed == 1
     assert play.ear.ended == [("www-rsa", Outcome.CANCELLED)] * 2
@@ -237,13 +241,13 @@ async def test_a_client_that_leaves_takes_its_work_with_it(play: Play) -> None:
     play.service.detach(play.client)
     assert play.service.open_requests == 0
     play.backend.gate.set()
-    await until(lambda: play.service.lanes()[LaneName.DEAR].in_flight == 0)
+    await until(lambda: lane_of(play, LaneName.DEAR).in_flight == 0)
     assert play.answers.count == 0
     assert play.backend.signed == 1
 
 
 async def test_requests_in_flight_are_bounded_per_client() -> None:
-    play = Play(limits_of(in_flight=2, queue=100))
+    play = Play(limits_of(in_flight=2), queue=100)
     play.backend.gate.clear()
     play.ask(RSA)
     play.ask(RSA)
@@ -251,11 +255,11 @@ async def test_requests_in_flight_are_bounded_per_client() -> None:
     assert play.answers.errors[third][0] is ErrorCode.BUSY
     play.backend.gate.set()
     await play.answered(3)
-    assert play.service.stop(5.0)
+    assert play.service.stop(5.0) == ()
 
 
 async def test_cheap_work_lets_the_loop_breathe() -> None:
-    play = Play(limits_of(cheap_queue=1000, tick_s=0.002))
+    play = Play(loop_queue=1000)
     play.backend.delay_s = 0.0005
     loop = asyncio.get_running_loop()
     longest = 0.0
@@ -274,7 +278,7 @@ async def test_cheap_work_lets_the_loop_breathe() -> None:
     await play.answered(200)
     assert len(play.answers.signatures) == 200
     assert longest < 0.1, "200 signatures of 0.5 ms were made without a look at the sockets"
-    assert play.service.stop(5.0)
+    assert play.service.stop(5.0) == ()
 
 
 async def test_a_draining_node_finishes_and_takes_nothing_new(play: Play) -> None:
@@ -324,8 +328,7 @@ async def test_changed_keys_change_what_clients_may_do(play: Play) -> None:
 
 
 async def test_asked_for_deadlines_are_capped() -> None:
-    limits = ServiceLimits(1, 4, 10, 10, 0.05, 0.1, 0.002)
-    play = Play(limits)
+    play = Play(ServiceLimits(10, 0.05, 0.1, 0.002))
     play.backend.gate.clear()
     loop = asyncio.get_running_loop()
     begin = loop.time()
@@ -334,14 +337,14 @@ async def test_asked_for_deadlines_are_capped() -> None:
     await play.answered(2)
     assert loop.time() - begin < 2.0
     play.backend.gate.set()
-    assert play.service.stop(5.0)
+    assert play.service.stop(5.0) == ()
 
 
 @pytest.mark.parametrize("seed", range(8))
 async def test_whatever_happens_each_request_ends_exactly_once(seed: int) -> None:
     """Answered once, or cancelled and not answered; `Answers` refuses a second answer."""
     dice = random.Random(seed)
-    play = Play(limits_of(threads=2, queue=5, cheap_queue=8, in_flight=20))
+    play = Play(limits_of(in_flight=20), threads=2, queue=5, loop_queue=8)
     open_ids: set[int] = set()
     cancelled: set[int] = set()
     asked = 0
@@ -363,8 +366,9 @@ async def test_whatever_happens_each_request_ends_exactly_once(seed: int) -> Non
         open_ids -= set(play.answers.signatures) | set(play.answers.errors) | cancelled
     play.backend.gate.set()
     await until(lambda: play.service.open_requests == 0)
-    await until(lambda: all(not lane.in_flight and not lane.queued for lane in play.service.lanes().values()))
+    lanes = (LaneName.CHEAP, LaneName.DEAR)
+    await until(lambda: all(not lane_of(play, name).in_flight and not lane_of(play, name).queued for name in lanes))
     assert not cancelled & (set(play.answers.signatures) | set(play.answers.errors))
     assert play.answers.count + len(cancelled) == asked
     assert len(play.ear.signed) + len(play.ear.ended) == asked
-    assert play.service.stop(5.0)
+    assert play.service.stop(5.0) == ()
