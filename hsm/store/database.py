@@ -21,6 +21,9 @@ from hsm.store.tally import Tally
 
 APPLICATION_ID = 0x5EA16A7E
 FORMAT = 1
+"""What most stores have."""
+NEWER_FORMAT = 2
+"""What stores have whose header an older program would not understand: opened by shares, or by a key in a token."""
 CLUSTER_ID_BYTES = 16
 
 _SCHEMA = """
@@ -81,7 +84,7 @@ def _fill(path: Path, cluster_id: bytes, wrapped: WrappedKey, tally: Tally) -> N
         with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
             connection.execute("PRAGMA synchronous=FULL")
             connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
-            connection.execute(f"PRAGMA user_version={FORMAT}")
+            connection.execute(f"PRAGMA user_version={format_of(wrapped)}")
             connection.executescript(_SCHEMA)
             row = (cluster_id, msgspec.json.encode(wrapped), tally.revision, tally.total, tally.seal)
             connection.execute("INSERT INTO header VALUES (1, ?, ?, ?, ?, ?)", row)
@@ -119,12 +122,30 @@ def connect(path: Path, busy_timeout_s: float) -> sqlite3.Connection:
     return connection
 
 
+@contextlib.contextmanager
+def opened(path: Path, busy_timeout_s: float) -> Iterator[tuple[sqlite3.Connection, bytes, WrappedKey]]:
+    """A connection, the cluster id and the wrapped master key. Whatever is raised inside closes the connection, which
+    else stays open; errors of the store say which file they are about."""
+    connection = connect(path, busy_timeout_s)
+    try:
+        yield connection, *read_header(path, connection)
+    except BaseException as error:
+        connection.close()
+        if isinstance(error, sqlite3.Error):
+            raise from_sqlite(path, error) from None
+        if isinstance(error, StoreError):
+            prefix = "" if str(path) in error.sentence else f"{path}: "
+            raise StoreError(error.reason, prefix + error.sentence, record=error.record) from None
+        raise
+
+
 def _check_kind(path: Path, connection: sqlite3.Connection) -> None:
     if connection.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
         raise StoreError(StoreReason.NOT_A_STORE, f"{path} is not a Sealgate store; check the path")
     version = connection.execute("PRAGMA user_version").fetchone()[0]
-    if version != FORMAT:
-        sentence = f"{path} has store format {version}, and this program knows format {FORMAT}; use a matching version"
+    if version not in (FORMAT, NEWER_FORMAT):
+        known = f"formats {FORMAT} and {NEWER_FORMAT}"
+        sentence = f"{path} has store format {version}, and this program knows {known}; use a matching version"
         raise StoreError(StoreReason.TOO_NEW, sentence)
 
 
@@ -135,9 +156,23 @@ def read_header(path: Path, connection: sqlite3.Connection) -> tuple[bytes, Wrap
         cluster_id, encoded = row
         if len(cluster_id) != CLUSTER_ID_BYTES:
             raise ValueError
-        return cluster_id, msgspec.json.decode(encoded, type=WrappedKey)
+        wrapped = msgspec.json.decode(encoded, type=WrappedKey)
+        if (wrapped.unlock == "shares") != (wrapped.share_set is not None and wrapped.share_set.is_sane()):
+            raise ValueError
+        return cluster_id, wrapped
     except (TypeError, ValueError, msgspec.DecodeError):
         raise StoreError(StoreReason.TAMPERED, f"{path}: the store's header was altered; restore a backup") from None
+
+
+def format_of(wrapped: WrappedKey) -> int:
+    """The store format that a header needs."""
+    return NEWER_FORMAT if wrapped.needs_newer_format else FORMAT
+
+
+def write_master_key(connection: sqlite3.Connection, wrapped: WrappedKey) -> None:
+    """Put another wrapping of the master key into the header, and the format that goes with it."""
+    connection.execute("UPDATE header SET master_key = ? WHERE id = 1", (msgspec.json.encode(wrapped),))
+    connection.execute(f"PRAGMA user_version={format_of(wrapped)}")
 
 
 def read_revision(connection: sqlite3.Connection) -> int:

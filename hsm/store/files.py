@@ -39,18 +39,29 @@ def check_private_folder(path: Path) -> None:
 
 def read_private(path: Path, limit_bytes: int) -> bytes:
     """The bytes of a private file, at most `limit_bytes`. Raises StoreError."""
+    return bytes(read_secret(path, limit_bytes))
+
+
+def read_secret(path: Path, limit_bytes: int) -> bytearray:
+    """Like `read_private`, into memory that its caller can wipe; no other copy is made."""
     check_private_file(path)
+    buffer = bytearray(limit_bytes + 1)
+    size = 0
     try:
-        with path.open("rb") as file:
-            data = file.read(limit_bytes + 1)
+        with path.open("rb", buffering=0) as file, memoryview(buffer) as view:
+            while size < len(view) and (count := file.readinto(view[size:])):
+                size += count
     except OSError as error:
         raise StoreError(StoreReason.MISSING, f"{path} can't be read: {error.strerror}") from None
-    if len(data) > limit_bytes:
+    if size > limit_bytes:
         raise StoreError(StoreReason.INVALID, f"{path} is larger than {limit_bytes} bytes; is it the right file?")
-    return data
+    try:
+        return buffer[:size]
+    finally:
+        buffer[:] = bytes(len(buffer))
 
 
-def create_private(path: Path, data: bytes) -> None:
+def create_private(path: Path, data: bytes | bytearray) -> None:
     """Write a new file of mode 0600, durably. Raises StoreError where a file is in its place."""
     try:
         number = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
@@ -59,9 +70,10 @@ def create_private(path: Path, data: bytes) -> None:
     except OSError as error:
         raise StoreError(StoreReason.READ_ONLY, f"{path} can't be created: {error.strerror}") from None
     try:
-        with os.fdopen(number, "wb") as file:
-            file.write(data)
-            file.flush()
+        with os.fdopen(number, "wb", buffering=0) as file:
+            rest = memoryview(data)
+            while rest:
+                rest = rest[file.write(rest) :]
             os.fsync(file.fileno())
         sync_folder(path.parent)
     except OSError as error:

@@ -14,9 +14,8 @@ from dataclasses import dataclass, field
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from hsm.shared.logs import Secret
 from hsm.store.errors import StoreError, StoreReason
-from hsm.store.master_key import NONCE_BYTES
+from hsm.store.master_key import NONCE_BYTES, Bytes
 
 _LABEL = b"sealgate record v1\0"
 _NUMBERS = struct.Struct(">QQ?")
@@ -52,7 +51,7 @@ class SealedRecord:
 class Sealer:
     """Seals and opens values under a master key."""
 
-    def __init__(self, master: Secret[bytes], cluster_id: bytes) -> None:
+    def __init__(self, master: Bytes, cluster_id: bytes) -> None:
         self._cipher = AESGCM(master.reveal())
         self._cluster_id = cluster_id
 

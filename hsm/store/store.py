@@ -21,7 +21,7 @@ from pathlib import Path
 from hsm.shared.logs import Secret
 from hsm.store import database, master_key
 from hsm.store.errors import StoreError, StoreReason, from_sqlite
-from hsm.store.master_key import Unlock
+from hsm.store.master_key import Bytes, Unlock, WrappedKey, wipe
 from hsm.store.sealing import Place, SealedRecord, Sealer
 from hsm.store.tally import Tallier, Tally
 
@@ -89,7 +89,7 @@ Change = Put | Delete
 class Store:
     """An open store. Make one with `Store.create` or `Store.open`."""
 
-    def __init__(self, path: Path, connection: sqlite3.Connection, cluster_id: bytes, master: Secret[bytes]) -> None:
+    def __init__(self, path: Path, connection: sqlite3.Connection, cluster_id: bytes, master: Bytes) -> None:
         self.path = path
         self.cluster_id = cluster_id
         self._sealer = Sealer(master, cluster_id)
@@ -103,28 +103,35 @@ class Store:
     def create(cls, path: Path, unlock: Unlock, *, busy_timeout_s: float = DEFAULT_BUSY_TIMEOUT_S) -> Store:
         """Make a new, empty store with a new master key, and open it. Raises StoreError; never overwrites."""
         cluster_id = os.urandom(database.CLUSTER_ID_BYTES)
-        master = Secret(os.urandom(master_key.KEY_BYTES))
-        wrapped = master_key.wrap(master, unlock, cluster_id)
-        database.create(path, cluster_id, wrapped, Tallier(master, cluster_id).empty())
+        master = Secret(bytearray(os.urandom(master_key.KEY_BYTES)))
+        try:
+            wrapped = master_key.wrap(master, unlock, cluster_id)
+            database.create(path, cluster_id, wrapped, Tallier(master, cluster_id).empty())
+        finally:
+            wipe(master)
         return cls.open(path, unlock, busy_timeout_s=busy_timeout_s)
 
     @classmethod
     def open(cls, path: Path, unlock: Unlock, *, busy_timeout_s: float = DEFAULT_BUSY_TIMEOUT_S) -> Store:
-        """Open a store. Raises StoreError: missing, unsafe mode, not a store, wrong passphrase or key file."""
-        connection = database.connect(path, busy_timeout_s)
-        try:
-            cluster_id, wrapped = database.read_header(path, connection)
-            return cls(path, connection, cluster_id, master_key.unwrap(wrapped, unlock, cluster_id))
-        except sqlite3.Error as error:
+        """Open a store. Raises StoreError: missing, unsafe mode, not a store, wrong passphrase, key file, ...; and what
+        the `Mac` of a token's key raises."""
+        with (
+            database.opened(path, busy_timeout_s) as (connection, cluster_id, wrapped),
+            contextlib.ExitStack() as stack,
+        ):
+            master = master_key.unwrap(wrapped, unlock, cluster_id)
+            stack.callback(wipe, master)
+            return cls(path, connection, cluster_id, master)
+
+    @staticmethod
+    def peek(path: Path, *, busy_timeout_s: float = DEFAULT_BUSY_TIMEOUT_S) -> WrappedKey:
+        """How a store is opened, without opening it. Raises StoreError."""
+        with database.opened(path, busy_timeout_s) as (connection, _cluster_id, wrapped):
             connection.close()
-            raise from_sqlite(path, error) from None
-        except StoreError as error:
-            connection.close()
-            prefix = "" if str(path) in error.sentence else f"{path}: "
-            raise StoreError(error.reason, prefix + error.sentence, record=error.record) from None
+            return wrapped
 
     def close(self) -> None:
-        """Close the file. The master key is forgotten with this object, not before. May be called again."""
+        """Close the file. What was made from the master key is forgotten with this object, not before. Repeatable."""
         with self._lock:
             self._is_open = False
             self._connection.close()

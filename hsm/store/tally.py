@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
 from hsm.shared.logs import Secret
+from hsm.store.master_key import Bytes
 from hsm.store.sealing import Place
 
 _BYTES = 32
@@ -34,7 +35,7 @@ class Tally:
 class Tallier:
     """Makes and checks tallies under a master key."""
 
-    def __init__(self, master: Secret[bytes], cluster_id: bytes) -> None:
+    def __init__(self, master: Bytes, cluster_id: bytes) -> None:
         expand = HKDFExpand(algorithm=SHA256(), length=_BYTES, info=b"sealgate store tally v1" + cluster_id)
         self._key = Secret(expand.derive(master.reveal()))
 

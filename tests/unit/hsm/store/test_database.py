@@ -69,8 +69,8 @@ def test_what_is_not_a_store_is_refused(tmp_path: Path, unlock: KeyFile) -> None
 def test_a_newer_format_is_refused(store: Store, store_path: Path, unlock: KeyFile) -> None:
     store.close()
     with closing(sqlite3.connect(store_path)) as other:
-        other.execute("PRAGMA user_version=2")
-    with pytest.raises(StoreError, match="has store format 2, and this program knows format 1") as caught:
+        other.execute("PRAGMA user_version=3")
+    with pytest.raises(StoreError, match="has store format 3, and this program knows formats 1 and 2") as caught:
         Store.open(store_path, unlock)
     assert caught.value.reason is StoreReason.TOO_NEW
 

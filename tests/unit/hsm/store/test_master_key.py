@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hmac
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,19 @@ from hsm.store.master_key import (
     Argon2Cost,
     KeyFile,
     Passphrase,
+    SharedSecret,
+    TokenKey,
+    Unlock,
     WrappedKey,
     create_key_file,
+    forget,
     key_file,
     passphrase,
     passphrase_from_file,
     unwrap,
     wrap,
 )
+from hsm.store.shares import combine, deal
 
 CHEAP = Argon2Cost(memory_kib=64, passes=1, lanes=1)
 MASTER = Secret(b"m" * 32)
@@ -158,4 +164,111 @@ def test_unlocks_do_not_show_their_secret() -> None:
 )
 def test_master_keys_that_the_first_format_wrapped_still_open(header: bytes, unlock: Passphrase | KeyFile) -> None:
     wrapped = msgspec.json.decode(header, type=WrappedKey)
+    assert unwrap(wrapped, unlock, bytes(range(16))).reveal() == bytes(range(32))
+
+
+def token_key(key: bytes, name: str = "wrap") -> TokenKey:
+    """A token whose secret key is `key`."""
+    return TokenKey(name, lambda data: hmac.digest(key, data, "sha256"))
+
+
+def test_the_first_format_has_no_new_fields() -> None:
+    """Programs of that format refuse unknown ones."""
+    for unlock in (cheap(b"x"), KeyFile(Secret(bytes(32)))):
+        wrapped = wrap(MASTER, unlock, CLUSTER)
+        names = set(msgspec.json.decode(msgspec.json.encode(wrapped)))
+        assert names == {"unlock", "memory_kib", "passes", "lanes", "salt", "nonce", "wrapped"}
+        assert not wrapped.needs_newer_format
+
+
+def test_shares_open_what_they_wrapped_and_no_others_do() -> None:
+    made, other = deal(2, 3), deal(2, 3)
+    wrapped = wrap(MASTER, SharedSecret(made.secret, made.share_set), CLUSTER)
+    assert wrapped.needs_newer_format
+    assert wrapped.opened_by == f"2 of 3 shares of set {made.share_set.name}"
+    assert msgspec.json.decode(msgspec.json.encode(wrapped), type=WrappedKey) == wrapped
+    restored = SharedSecret(Secret(combine(made.shares[1:])), made.share_set)
+    assert unwrap(wrapped, restored, CLUSTER).reveal() == MASTER.reveal()
+    with pytest.raises(StoreError, match="the shares are not this store's"):
+        unwrap(wrapped, SharedSecret(other.secret, made.share_set), CLUSTER)
+    with pytest.raises(StoreError, match="is opened by shares, and a passphrase was given"):
+        unwrap(wrapped, cheap(b"x"), CLUSTER)
+    with pytest.raises(StoreError, match="altered"):
+        unwrap(msgspec.structs.replace(wrapped, share_set=other.share_set), restored, CLUSTER)
+
+
+def test_a_tokens_key_opens_what_it_wrapped_and_no_other_does() -> None:
+    wrapped = wrap(MASTER, token_key(b"a" * 32), CLUSTER)
+    assert (wrapped.token_key, wrapped.needs_newer_format) == ("wrap", True)
+    assert unwrap(wrapped, token_key(b"a" * 32, "another name"), CLUSTER).reveal() == MASTER.reveal()
+    with pytest.raises(StoreError, match=r"wrapping key is not the one that this store was made with \(wrap\)"):
+        unwrap(wrapped, token_key(b"b" * 32), CLUSTER)
+    with pytest.raises(StoreError, match="altered"):
+        unwrap(msgspec.structs.replace(wrapped, token_key="other"), token_key(b"a" * 32), CLUSTER)
+
+
+def test_a_token_is_asked_about_this_cluster_and_salt_only() -> None:
+    asked: list[bytes] = []
+
+    def mac(data: bytes) -> bytes:
+        asked.append(data)
+        return b"m" * 32
+
+    wrapped = wrap(MASTER, TokenKey("wrap", mac), CLUSTER)
+    assert CLUSTER in asked[0]
+    assert wrapped.salt in asked[0]
+    with pytest.raises(StoreError):
+        unwrap(wrapped, TokenKey("wrap", mac), b"d" * 16)
+    unwrap(wrapped, TokenKey("wrap", mac), CLUSTER)
+    assert asked[0] == asked[2] != asked[1]
+
+
+def test_what_a_token_raises_is_passed_on() -> None:
+    def mac(_data: bytes) -> bytes:
+        raise ConnectionError("the token is gone")
+
+    with pytest.raises(ConnectionError, match="the token is gone"):
+        wrap(MASTER, TokenKey("wrap", mac), CLUSTER)
+
+
+def test_secrets_that_are_ours_are_wiped(tmp_path: Path) -> None:
+    made = deal(2, 2)
+    shared, file = SharedSecret(made.secret, made.share_set), create_key_file(tmp_path / "key")
+    for unlock, secret in ((shared, shared.secret), (file, file.key)):
+        assert secret.reveal() != bytes(32)
+        forget(unlock)
+        assert secret.reveal() == bytearray(32)
+    forget(cheap(b"x"))
+    forget(token_key(b"x"))
+
+
+SHARES_HEADER = (
+    b'{"unlock":"shares","memory_kib":0,"passes":0,"lanes":0,"salt":"FgnPU3ULA9ewSVqfcqQvIg==","nonce":"45'
+    b'oTEIVdFGA2avcJ","wrapped":"vwNukrrcAze7RFbUlAno5hWgCgrw3iBQVUJyR5JkoZCRCsEynJR1Tbuhrv/VGBlL","share_'
+    b'set":{"set_id":"c2V0aQ==","threshold":2,"commitments":["AmGIjhJqYwtYDZMdA8xfRDRKFAi+7CJipwahzonM+uM='
+    b'","H/z1Sa5KCtpTPjsJqKWIzBE5RRIEUCa8scuFdvVmoHc="]}}'
+)
+TOKEN_HEADER = (
+    b'{"unlock":"pkcs11","memory_kib":0,"passes":0,"lanes":0,"salt":"U7snlwO9P3agp6xsqes3IQ==","nonce":"Kt'
+    b'11Rp8GYml2Q1RF","wrapped":"JIg/MUBUv5HMdMLBwEEtXf/SoKAZtIuSdlyAXzgtjUVy/9Urph6DbO9zUJUbOh3l","token_'
+    b'key":"wrap"}'
+)
+
+
+@pytest.mark.parametrize(
+    ("header", "unlock"),
+    [
+        (
+            SHARES_HEADER,
+            SharedSecret(Secret(b"s" * 32), deal(2, 2).share_set),
+        ),
+        (
+            TOKEN_HEADER,
+            token_key(b"t" * 32),
+        ),
+    ],
+)
+def test_master_keys_that_the_second_format_wrapped_still_open(header: bytes, unlock: Unlock) -> None:
+    wrapped = msgspec.json.decode(header, type=WrappedKey)
+    assert wrapped.needs_newer_format
     assert unwrap(wrapped, unlock, bytes(range(16))).reveal() == bytes(range(32))
