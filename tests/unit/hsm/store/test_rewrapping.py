@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from hsm.shared.logs import Secret
-from hsm.store import database, master_key, rewrapping
+from hsm.store import database, master_key
 from hsm.store.errors import StoreError, StoreReason
 from hsm.store.master_key import Argon2Cost, KeyFile, Passphrase, SharedSecret, TokenKey, Unlock
 from hsm.store.rewrapping import rewrap
@@ -98,7 +98,7 @@ def test_of_two_who_change_it_at_once_one_is_refused(
             rewrap(store_path, unlock, WAYS[1])
         return real(*given)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(rewrapping.master_key, "wrap", wrap_after_somebody_else)
+    monkeypatch.setattr(master_key, "wrap", wrap_after_somebody_else)
     with pytest.raises(StoreError, match="somebody else changed how") as caught:
         rewrap(store_path, unlock, WAYS[0])
     assert caught.value.reason is StoreReason.CONFLICT
