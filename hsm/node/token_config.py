@@ -95,7 +95,14 @@ class SimulatedTokenConfig(VaultOpening, frozen=True, kw_only=True, tag="simulat
     profile: str = "cloudhsm-hsm2m"
     """Published rates to imitate; `sealgate node profiles` lists them."""
     concurrency: Annotated[int, Meta(ge=1, le=1024)] | None = None
-    """Signatures under way at once; default: the profile's."""
+    """Signatures under way at once in the device; default: the profile's."""
+    device_queue: Annotated[int, Meta(ge=0, le=1_000_000)] | None = None
+    """Requests that may wait in the device; it answers more with busy. Default: the profile's."""
+    places: Annotated[int, Meta(ge=1, le=4096)] | None = None
+    """Requests that the node has in the device at once; default: `concurrency`. More make the device queue, as when
+    an HSM is driven too hard."""
+    call_timeout_s: Seconds = 5.0
+    """A request that the device does not answer for so long fails."""
     rate: Annotated[float, Meta(gt=0)] | None = None
     """Signatures per second, of any kind; default: the profile's, by kind of key."""
     latency_ms: Annotated[float, Meta(ge=0, le=60_000)] | None = None
