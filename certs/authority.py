@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import NameOID
 
-from hsm.backends.vault.x509_forms import CLOCK_SKEW, key_usage, leaf_builder, signature_hash
+from hsm.backends.x509_forms import CLOCK_SKEW, key_usage, leaf_builder, signature_hash
 from hsm.shared.logs import Secret
 
 LEAF_DAYS = 397
