@@ -62,7 +62,8 @@ class SigningPolicy(Strict, frozen=True, kw_only=True):
 
     "sampled": every one of a node until it has given 64 good ones with the key, from then on one in 16 at random, and
     every RSA signature. "never": those of probes only. A wrong one takes its node out of rotation at once, and another
-    node is asked.
+    node is asked. To verify all costs 13 % of a handshake's CPU with P-256, 88 % with P-384 and 4 % with RSA-2048; to
+    sample costs 1, 5 and 4 % (docs/signing.md).
     """
     links_per_node: Annotated[int, Meta(ge=1, le=16)] = 1
     """Connections from each worker to each node."""
