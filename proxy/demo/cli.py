@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from proxy.demo.cluster import DEMO_SITES, Cluster, ClusterSpec
+from proxy.demo.cluster import DEMO_SITES, SLOW_PROFILE, Cluster, ClusterSpec
 from proxy.demo.processes import ProgramError
 from proxy.demo.words import welcome
 
@@ -49,6 +49,9 @@ def demo(
         Backend,
         typer.Option(help="What holds the keys: the software vault, a SoftHSM2 token, or a vault as slow as an HSM."),
     ] = Backend.VAULT,
+    profile: Annotated[
+        str, typer.Option(help="With --backend simulated: the HSM to imitate; `sealgate node profiles` lists them.")
+    ] = SLOW_PROFILE,
 ) -> None:
     """Start HSM nodes, two web servers and the proxy on this machine."""
     with tempfile.TemporaryDirectory(prefix="sealgate-demo-") as temporary:
@@ -60,6 +63,7 @@ def demo(
             port=wanted_port,
             workers=workers,
             backend=backend.value,
+            profile=profile,
             sites=DEMO_SITES,
         )
         cluster = Cluster(spec)

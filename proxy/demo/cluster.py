@@ -25,10 +25,12 @@ if TYPE_CHECKING:
     from certs.pki import DevPki
     from certs.site_keys import TokenPlace
 
-__all__ = ["CLIENT_IDENTITY", "DEMO_SITES", "Cluster", "ClusterSpec", "NodeSpot", "TokenKind"]
+__all__ = ["CLIENT_IDENTITY", "DEMO_SITES", "SLOW_PROFILE", "Cluster", "ClusterSpec", "NodeSpot", "TokenKind"]
 
 START_TIMEOUT_S = 30.0
 STOP_TIMEOUT_S = 15.0
+SLOW_PROFILE = "yubihsm2"
+"""A simulated HSM whose slowness can be seen: 73 ms for a P-256 signature."""
 LONGEST_SOCKET_PATH = 100
 """Unix socket paths are short by nature (108 bytes)."""
 
@@ -51,6 +53,8 @@ class ClusterSpec:
     workers: int = 2
     backend: TokenKind = "vault"
     """What holds the keys."""
+    profile: str = SLOW_PROFILE
+    """Which HSM "simulated" imitates."""
     sites: tuple[DevSite | str, ...] = ("localhost",)
     key_types: tuple[KeyType, ...] = (KeyType.P256, KeyType.RSA_2048)
     """One certificate of each for every site that does not say otherwise."""
@@ -114,7 +118,7 @@ class Cluster:
         self.port, self.control_port = self.spec.port or free_port(), free_port()
         for name, identity in pki.nodes.items():
             spot = NodeSpot(name, free_port(), free_port(), directory / f"{name}.toml", self._socket_path(name))
-            token = token_toml(pki.token, self.spec.backend) + self.spec.token_config
+            token = token_toml(pki.token, self.spec.backend, self.spec.profile) + self.spec.token_config
             spot.config.write_text(node_toml(spot, identity, token))
             self.nodes[name] = spot
             command = sealgate("node", "run", "--config", str(spot.config))

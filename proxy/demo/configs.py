@@ -46,12 +46,12 @@ def node_toml(spot: NodeSpot, identity: Identity, token: str) -> str:
     )
 
 
-def token_toml(place: TokenPlace, kind: TokenKind) -> str:
+def token_toml(place: TokenPlace, kind: TokenKind, profile: str) -> str:
     """The `[[tokens]]` section of every node: all of them use one token, as the members of an HSM cluster do."""
     from certs.site_keys import VaultPlace
 
     if isinstance(place, VaultPlace) and kind == "simulated":
-        return place.toml("simulated", "i_know_this_is_not_an_hsm = true\n")
+        return place.toml("simulated", f"i_know_this_is_not_an_hsm = true\nprofile = {_quoted([profile])}\n")
     return place.toml()
 
 

@@ -14,7 +14,7 @@ from proxy.demo.configs import TokenKind
 _HELD: dict[TokenKind, str] = {
     "vault": "in the software vault",
     "pkcs11": "in a SoftHSM2 token (PKCS#11), as a software HSM",
-    "simulated": "in a vault that signs as slowly as an HSM does (no HSM)",
+    "simulated": "in a vault that is as slow as an HSM, profile {}",
 }
 
 
@@ -29,7 +29,7 @@ def welcome(cluster: Cluster, revive_after_s: float) -> str:
         f"            (its certificate comes from a CA of this demo's own: {cluster.ca})\n"
         f"  Or        curl --cacert {ca} {cluster.url}\n"
         + (f"  Also      {sites}\n" if sites else "")
-        + f"  Keys      {_HELD[cluster.spec.backend]}; all nodes use it. Look at them:\n"
+        + f"  Keys      {_HELD[cluster.spec.backend].format(cluster.spec.profile)}; all nodes use it. Look at them:\n"
         f"            {command_of_this()} key list --socket {shlex.quote(str(socket))}\n"
         f"  Metrics   {cluster.control_url}/metrics   Status  {cluster.control_url}/status\n"
         f"  Try       kill -9 {victim.pid}    ({victim.name} dies, nobody notices; it is started again after"

@@ -9,8 +9,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from proxy.demo.cluster import Cluster, ClusterSpec
+from certs.folder import make_private
+from certs.softhsm_keys import softhsm_keys
+from hsm.backends.attributes import KeyAttributes
+from proxy.demo.cluster import DEMO_SITES, Cluster, ClusterSpec
 from proxy.demo.processes import Program, free_port, listens
 
 
@@ -43,9 +48,45 @@ def started(spec: ClusterSpec) -> Iterator[Cluster]:
 
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """Three nodes, two web servers, two workers. Tests must leave it as they found it."""
-    with started(ClusterSpec(tmp_path_factory.mktemp("cluster"))) as running:
+    """Three nodes on a vault, two web servers, two workers. Tests must leave it as they found it."""
+    with started(ClusterSpec(tmp_path_factory.mktemp("cluster"), sites=DEMO_SITES)) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def pkcs11_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where `pkcs11_cluster` is."""
+    return tmp_path_factory.mktemp("pkcs11")
+
+
+@pytest.fixture(scope="session")
+def known_keys(pkcs11_folder: Path) -> dict[str, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey]:
+    """Keys of "localhost" that were made here and imported into the token, so that a test can look for their bytes."""
+    keys = {
+        "localhost-ecdsa": ec.generate_private_key(ec.SECP256R1()),
+        "localhost-rsa": rsa.generate_private_key(65537, 2048),
+    }
+    make_private(pkcs11_folder / "pki")
+    with softhsm_keys(pkcs11_folder / "pki") as token:
+        for label, key in keys.items():
+            pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+            token.admin.import_pem(pem, None, label, KeyAttributes())
+    return keys
+
+
+@pytest.fixture(scope="session")
+def pkcs11_cluster(pkcs11_folder: Path, known_keys: object) -> Iterator[Cluster]:
+    """The same on SoftHSM2. Its nodes look for keys that others made twice a second, because a test waits for that."""
+    spec = ClusterSpec(pkcs11_folder, sites=DEMO_SITES, backend="pkcs11", token_config="rescan_interval_s = 0.5\n")
+    with started(spec) as running:
+        yield running
+
+
+@pytest.fixture(scope="session", params=["vault", "pkcs11"])
+def each_cluster(request: pytest.FixtureRequest) -> Cluster:
+    """`cluster` and `pkcs11_cluster`, one after the other."""
+    running: Cluster = request.getfixturevalue("cluster" if request.param == "vault" else "pkcs11_cluster")
+    return running
 
 
 @pytest.fixture

@@ -1,4 +1,7 @@
-"""`sealgate demo --check`: SIGKILL to one of three nodes under load fails no request, and the node comes back."""
+"""`sealgate demo --check`: SIGKILL to one of three nodes under load fails no request, and the node comes back.
+
+The same on a vault and on a SoftHSM2 token, in both versions of TLS, with every kind of key.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,15 @@ import sys
 from pathlib import Path
 
 import psutil
+import pytest
+
+from tests.support.token_workers import belongs_to
+
+WAYS = {f"{version} {key}" for version in ("TLSv1.2", "TLSv1.3") for key in ("p256", "p384", "rsa-2048")}
 
 
-def test_demo_check_fails_no_request_and_leaves_nothing_behind(tmp_path: Path) -> None:
+@pytest.mark.parametrize("backend", ["vault", "pkcs11"])
+def test_demo_check_fails_no_request_and_leaves_nothing_behind(tmp_path: Path, backend: str) -> None:
     done = subprocess.run(
         [
             sys.executable,
@@ -18,6 +27,8 @@ def test_demo_check_fails_no_request_and_leaves_nothing_behind(tmp_path: Path) -
             "proxy",
             "demo",
             "--check",
+            "--backend",
+            backend,
             "--seconds",
             "6",
             "--dir",
@@ -38,5 +49,9 @@ def test_demo_check_fails_no_request_and_leaves_nothing_behind(tmp_path: Path) -
     assert all(count > 0 for count in verdict["signatures_by_node"].values())
     assert sum(verdict["signatures_by_node"].values()) >= verdict["requests"], "each request took a full handshake"
     assert 0 < verdict["failover_ms_max"] < 10_000
-    left = [p.info for p in psutil.process_iter(["cmdline"]) if str(tmp_path) in " ".join(p.info["cmdline"] or [])]
-    assert left == [], "the demo must stop what it started"
+    assert set(verdict["handshakes"]) == WAYS
+    assert verdict["missing"] == []
+    assert verdict["backend"] == backend
+    assert [process for process in psutil.process_iter() if belongs_to(process, tmp_path)] == [], (
+        "the demo must stop what it started"
+    )

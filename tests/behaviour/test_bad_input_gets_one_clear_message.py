@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from certs.site_keys import VaultPlace
 from proxy.demo.cluster import Cluster, ClusterSpec
 from proxy.demo.processes import sealgate
 
@@ -197,12 +198,13 @@ def test_node_config(prepared: Cluster, tmp_path: Path, edit: Callable[[str, Pat
     ids=["readable-by-others", "wrong-key", "short-key"],
 )
 def test_node_key_file(prepared: Cluster, tmp_path: Path, spoil: Callable[[Path], object], expected: str) -> None:
-    spoilt = tmp_path / "master.key"
-    shutil.copy(prepared.key_file, spoilt)
+    assert isinstance(prepared.token, VaultPlace)
+    key_file, spoilt = prepared.token.key_file, tmp_path / "master.key"
+    shutil.copy(key_file, spoilt)
     spoilt.chmod(0o600)
     spoil(spoilt)
     path = tmp_path / "node.toml"
-    text = prepared.nodes["node-1"].config.read_text().replace(str(prepared.key_file), str(spoilt))
+    text = prepared.nodes["node-1"].config.read_text().replace(str(key_file), str(spoilt))
     path.write_text(text)
     message = refused("node", "run", "--config", str(path))
     assert expected in message
