@@ -51,12 +51,11 @@ def find_module() -> Path:
 @contextlib.contextmanager
 def softhsm_keys(base: Path) -> Iterator[SiteKeys]:
     """The token in `base`/softhsm. Raises PkiError."""
+    from hsm.backends.book import Book
     from hsm.backends.pkcs11.admin import Pkcs11Admin
-    from hsm.backends.pkcs11.blocking_worker import WorkerProblem
-
-    from hsm.backends.book import Book, BookError
     from hsm.backends.pkcs11.messages import TokenMatch
-    from hsm.backends.pkcs11.pin import PinFile, PinProblem
+    from hsm.backends.pkcs11.pin import PinFile
+    from hsm.backends.pkcs11.problems import Pkcs11Problem
     from hsm.backends.pkcs11.settings import TokenSettings
 
     home = base.absolute() / "softhsm"
@@ -70,7 +69,7 @@ def softhsm_keys(base: Path) -> Iterator[SiteKeys]:
     )
     try:
         yield SiteKeys(Pkcs11Admin(settings, Book(place.book)), place, "softhsm/tokens", was_made)
-    except (WorkerProblem, BookError, PinProblem) as error:
+    except Pkcs11Problem as error:
         raise PkiError(str(error)) from None
 
 
