@@ -58,11 +58,14 @@ class WorkerProcess:
 
     def wait(self, timeout_s: float) -> bool:
         """Whether it ended within `timeout_s`."""
+        return self.end_within(timeout_s) is not None
+
+    def end_within(self, timeout_s: float) -> str | None:
+        """How it ended, as a sentence ("" for SIGKILL); None where it did not within `timeout_s`."""
         try:
-            self._process.wait(timeout_s)
+            return how_it_ended(self._process.wait(timeout_s))
         except subprocess.TimeoutExpired:
-            return False
-        return True
+            return None
 
     def watch(self, on_end: Callable[[str], None]) -> None:
         """Call `on_end` in a thread when it has ended and been reaped, with a sentence that says how."""

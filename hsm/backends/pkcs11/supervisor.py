@@ -27,6 +27,7 @@ from hsm.backends.pkcs11.link import WorkerLink
 from hsm.backends.pkcs11.login import Login, LoginSource
 from hsm.backends.pkcs11.messages import Answer, Done, Failed, Open, Opened, Ping, Request
 from hsm.backends.pkcs11.pin import PinProblem
+from hsm.backends.pkcs11.problems import failure_of
 from hsm.backends.pkcs11.process import WorkerProcess
 from hsm.backends.pkcs11.results import Failure
 from hsm.backends.pkcs11.settings import TokenSettings
@@ -142,7 +143,7 @@ class TokenSupervisor:
         if answer.id == OPEN_ID:
             self._opening_ended(answer)
         elif isinstance(answer, Failed):
-            asked, commands = self._machine.failed(answer.id, _kind_of(answer), answer.detail, self._clock())
+            asked, commands = self._machine.failed(answer.id, failure_of(answer), answer.detail, self._clock())
             if asked is not None:
                 asked(answer)
             self._carry_out(commands)
@@ -159,7 +160,7 @@ class TokenSupervisor:
             if was_opening:
                 self._on_opened(answer)
         elif isinstance(answer, Failed):
-            commands = self._machine.open_failed(_kind_of(answer), answer.detail, now)
+            commands = self._machine.open_failed(failure_of(answer), answer.detail, now)
         else:
             commands = self._machine.link_lost("the token's process does not speak as it should", now)
         self._carry_out(commands)
@@ -284,10 +285,3 @@ class TokenSupervisor:
             self._log.warning("token_down", state=state.value, reason=machine.problem)
         if state not in (TokenState.STARTING, TokenState.OPENING) and not self._first.done():
             self._first.set_result(None)
-
-
-def _kind_of(answer: Failed) -> Failure:
-    try:
-        return Failure(answer.kind)
-    except ValueError:
-        return Failure.BROKEN

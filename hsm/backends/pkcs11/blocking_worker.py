@@ -1,0 +1,124 @@
+"""A token worker for one operation of the token's owner: asked and waited for, without an event loop.
+
+Each ask has a deadline; a worker that misses it is killed. Nothing is retried here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+
+import msgspec
+
+from hsm.backends.pkcs11.framing import FramingError, answer_reader, frame
+from hsm.backends.pkcs11.login import LoginSource
+from hsm.backends.pkcs11.messages import Answer, Failed, Open, Opened, Request
+from hsm.backends.pkcs11.pin import PinProblem
+from hsm.backends.pkcs11.problems import WorkerProblem, failure_of
+from hsm.backends.pkcs11.process import WorkerProcess
+from hsm.backends.pkcs11.results import Failure
+from hsm.backends.pkcs11.settings import TokenSettings
+
+GENERATE_TIMEOUT_S = 120.0
+"""Making an RSA key of 4096 bits takes some HSMs a minute."""
+END_TIMEOUT_S = 5.0
+READ_BYTES = 65_536
+
+
+class BlockingWorker:
+    """One open token, used by one thread. See `open`."""
+
+    def __init__(self, process: WorkerProcess) -> None:
+        self._process = process
+        self._reader = answer_reader()
+        self._answers: deque[Answer] = deque()
+        self._last_id = 0
+
+    @classmethod
+    @contextlib.contextmanager
+    def open(
+        cls,
+        settings: TokenSettings,
+        login: LoginSource | None = None,
+        *,
+        start_worker: Callable[[TokenSettings], WorkerProcess] = lambda settings: WorkerProcess(settings.environment),
+    ) -> Iterator[BlockingWorker]:
+        """A worker that opened the token and ends with the `with`. Raises WorkerProblem.
+
+        A PIN that `login` knows to be refused is not tried.
+        """
+        login = login or LoginSource(settings.pin, settings.user)
+        try:
+            read = login.read()
+        except PinProblem as problem:
+            raise WorkerProblem(Failure.INVALID, problem.sentence) from None
+        if read.mark in login.refused:
+            sentence = "the token refused this PIN before; it is not tried again, because tokens lock themselves"
+            raise WorkerProblem(Failure.PIN_REFUSED, sentence)
+        try:
+            process = start_worker(settings)
+        except OSError as error:
+            raise WorkerProblem(Failure.BROKEN, f"the token's process can't be started: {error.strerror}") from None
+        try:
+            worker = cls(process)
+            try:
+                worker._open(settings, read.pin.reveal() if read.pin is not None else None)
+            except WorkerProblem as problem:
+                if problem.kind is Failure.PIN_REFUSED:
+                    login.refused.add(read.mark)
+                raise
+            yield worker
+        finally:
+            process.connection.close()
+            process.kill()
+            process.wait(END_TIMEOUT_S)
+
+    def ask(self, request: Request, timeout_s: float = GENERATE_TIMEOUT_S) -> Answer:
+        """What the worker answers to `request`, whose `id` is chosen here. Raises WorkerProblem, also for Failed."""
+        self._last_id += 1
+        return self._ask(msgspec.structs.replace(request, id=self._last_id), timeout_s)
+
+    def _open(self, settings: TokenSettings, pin: bytes | None) -> None:
+        request = Open(
+            id=0, module=str(settings.module), token=settings.token, objects=settings.objects, pin=pin, sessions=0
+        )
+        answer = self._ask(request, settings.open_timeout_s)
+        if not isinstance(answer, Opened):
+            raise WorkerProblem(Failure.BROKEN, "the token's process does not speak as it should")
+
+    def _ask(self, request: Request, timeout_s: float) -> Answer:
+        deadline = time.monotonic() + timeout_s
+        connection = self._process.connection
+        try:
+            connection.settimeout(timeout_s)
+            connection.sendall(frame(request))
+            while True:
+                answer = self._next_answer(connection, deadline)
+                if answer.id == request.id:
+                    break
+        except TimeoutError:
+            self._process.kill()
+            raise WorkerProblem(Failure.TOKEN_GONE, f"the token did not answer within {timeout_s:g} s") from None
+        except OSError as error:
+            raise WorkerProblem(Failure.TOKEN_GONE, f"the token's process is gone: {error.strerror}") from None
+        except FramingError as error:
+            raise WorkerProblem(Failure.BROKEN, f"the token's process does not speak as it should: {error}") from None
+        if isinstance(answer, Failed):
+            raise WorkerProblem(failure_of(answer), answer.detail)
+        return answer
+
+    def _next_answer(self, connection: socket.socket, deadline: float) -> Answer:
+        while not self._answers:
+            connection.settimeout(max(0.001, deadline - time.monotonic()))
+            data = connection.recv(READ_BYTES)
+            if not data:
+                raise WorkerProblem(Failure.TOKEN_GONE, self._end())
+            self._answers.extend(self._reader.feed(data))
+        return self._answers.popleft()
+
+    def _end(self) -> str:
+        """How the worker ended that hung up."""
+        return self._process.end_within(END_TIMEOUT_S) or "the token's process hung up"
