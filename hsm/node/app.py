@@ -18,16 +18,18 @@ import uvloop
 
 from hsm.node.blocking import BlockingCalls
 from hsm.node.config import NodeConfig, NodeFiles, load_config
+from hsm.node.faults import FaultRoutes
 from hsm.node.management import Management
 from hsm.node.metrics import NodeMetrics
 from hsm.node.notify import READY, STOPPING, notify
 from hsm.node.observe import NodeStatus
-from hsm.node.opening.factory import open_tokens
+from hsm.node.opening.factory import needs_people, open_tokens
 from hsm.node.opening.opened import OpenToken, Surroundings
 from hsm.node.refreshing import TokenRefresh
 from hsm.node.requests import ServiceLimits
 from hsm.node.server import Server
 from hsm.node.service import Service
+from hsm.node.unsealing import Unsealing
 from hsm.shared import logs
 from hsm.shared.exposition import Health, Running, ops_app, serve
 from hsm.shared.hardening import harden_process
@@ -101,6 +103,7 @@ class Node:
         self._tasks = Tasks(self._metrics.task_crashed)
         self._calls = BlockingCalls()
         self._log = logs.get_logger("node")
+        self._unsealing = Unsealing()
         self._base_dir = base_dir
         self._tokens: tuple[OpenToken, ...] = ()
         self._service: Service | None = None
@@ -124,13 +127,15 @@ class Node:
         self._running.append(ops)
         self.ops_address = ops.address
         surroundings = Surroundings(self._base_dir, self._calls, self._tasks, loop)
-        self._tokens = tokens = await open_tokens(config.tokens, surroundings, None)
+        self._tokens = tokens = await self._open_tokens(surroundings)
         self._service = Service(tokens, config.rules, _limits(config), self._metrics, loop)
         self._refreshes = tuple(TokenRefresh(token, self._calls, self._keys_changed) for token in tokens)
         self._server = Server(self._service, context, config.listen, self._metrics, loop)
-        token = tokens[0]
-        management = Management(token.admin, token.refusal_of, self._metrics, self.status, self.refresh, self._calls)
-        self._running.append(await serve(management.app(), files.socket))
+        management = Management(tokens, self._metrics, self.status, self.refresh, self._calls)
+        api = management.app()
+        api.router.add_routes(FaultRoutes(lambda: self._tokens)())
+        api.router.add_routes(self._unsealing.routes())
+        self._running.append(await serve(api, files.socket))
         for refresh in self._refreshes:
             self._tasks.start(refresh.refresh_forever(config.node.refresh_interval_s), name=f"refresh-{refresh.name}")
         self.address = await self._server.start()
@@ -147,6 +152,18 @@ class Node:
         if not config.access:
             self._log.warning("access_list_empty", hint="every request will be denied; add [[access]] to the config")
         notify(READY)
+
+    async def _open_tokens(self, surroundings: Surroundings) -> tuple[OpenToken, ...]:
+        """Opens the tokens; while vaults wait for shares, the management socket takes these and nothing else."""
+        opening = open_tokens(self._config.tokens, surroundings, self._unsealing)
+        if not any(needs_people(token) for token in self._config.tokens):
+            return await opening
+        waiting = await serve(self._unsealing.app(self.status), self._files.socket)
+        try:
+            return await opening
+        finally:
+            # Whoever gave the last share is answered before this returns.
+            await waiting.stop()
 
     async def drain(self) -> None:
         """Takes no new requests, finishes those it has, for `drain_timeout_s` at most."""
@@ -232,6 +249,7 @@ class Node:
             revision=service.revision if service else 0,
             uptime_s=time.monotonic() - self._started_at,
             tokens=tokens,
+            sealed=self._unsealing.sealed,
         )
 
     def _health(self) -> Health:
@@ -243,7 +261,9 @@ class Node:
 
     def _ready(self) -> Health:
         status = self.status()
-        detail = {"node": status.name, "draining": status.is_draining, "keys": status.keys}
+        detail: dict[str, object] = {"node": status.name, "draining": status.is_draining, "keys": status.keys}
+        if status.sealed:
+            detail |= {"reason": "sealed", "sealed": status.sealed}
         return Health(status.is_ready, detail)
 
 

@@ -7,12 +7,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import TypeAlias
 
 from hsm.node.access import Denial
+from hsm.node.tls_messages import Refusal
 from hsm.wire.schemes import Scheme
 
 UNKNOWN = "unknown"
 """Label value for a client or key that the node does not know."""
+
+
+DenialReason: TypeAlias = Denial | Refusal
+"""Why a request was denied: by the access list or the key's attributes, or because of what it wants signed."""
 
 
 class Outcome(StrEnum):
@@ -22,6 +28,8 @@ class Outcome(StrEnum):
     DENIED = "denied"
     KEY_NOT_FOUND = "key_not_found"
     BUSY = "busy"
+    RATE_LIMITED = "rate_limited"
+    """The key or the client may not have so many in a second."""
     DEADLINE = "deadline"
     DRAINING = "draining"
     CANCELLED = "cancelled"
@@ -112,6 +120,8 @@ class NodeStatus:
     """Grows with each change of the keys."""
     uptime_s: float
     tokens: tuple[TokenStatus, ...]
+    sealed: tuple[str, ...] = ()
+    """Tokens whose vault waits for its shares; the node starts when they are open."""
 
 
 class NodeObserver:
@@ -132,8 +142,8 @@ class NodeObserver:
     def request_ended(self, key: str, scheme: Scheme, outcome: Outcome) -> None:
         """A request ended without a signature."""
 
-    def request_denied(self, client: str, denial: Denial) -> None:
-        """The access list said no; `client` is the pattern of the rule that knows the client, or `UNKNOWN`."""
+    def request_denied(self, client: str, reason: DenialReason) -> None:
+        """A request was denied; `client` is the pattern of the rule that knows the client, or `UNKNOWN`."""
 
     def keys_changed(self, labels: tuple[str, ...]) -> None:
         """The node holds other keys than before."""

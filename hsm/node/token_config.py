@@ -41,6 +41,8 @@ class VaultOpening(TokenBase, frozen=True, kw_only=True):
     """The vault is opened by shares, sent with `sealgate node unseal` each time the node starts."""
     wrapping_key: Annotated[str, Meta(min_length=8, max_length=4096)] | None = None
     """RFC 7512 URI of a secret key in a PKCS#11 token that opens the vault, with `pin-source` and `module-path`."""
+    environment: dict[str, str] = {}
+    """Variables for the process that runs the library of `wrapping_key`, such as SOFTHSM2_CONF."""
 
 
 class VaultTokenConfig(VaultOpening, frozen=True, kw_only=True, tag="vault", tag_field="type"):

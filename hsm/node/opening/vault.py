@@ -1,33 +1,25 @@
-"""Opens a software vault as a token of a node."""
+"""Opens a software vault as a token of a node: by a file, by shares that people send, or by a key in an HSM."""
 
 from __future__ import annotations
 
 import os
 
 from hsm.backends.vault import VaultAdmin, VaultBackend, VaultError, VaultReason, open_store
+from hsm.backends.vault.opening import open_store_with, share_set_of
 from hsm.node.opening.opened import OpenToken, Surroundings, TokenProblem
 from hsm.node.refusals import Refusal, RefusalReason
-from hsm.node.token_config import VaultTokenConfig
+from hsm.node.token_config import VaultOpening, VaultTokenConfig
+from hsm.node.unsealing import Unsealing
+from hsm.store.master_key import SharedSecret
 from hsm.store.store import Store
 
 
-async def open_vault(config: VaultTokenConfig, surroundings: Surroundings, unsealing: object) -> OpenToken:
-    """Opens the vault and loads its keys; may take a second (Argon2id). Raises TokenProblem."""
+async def open_vault(config: VaultTokenConfig, surroundings: Surroundings, unsealing: Unsealing | None) -> OpenToken:
+    """Opens the vault and loads its keys; may take a second (Argon2id), or as long as people take to send shares.
 
-    def load() -> tuple[Store, VaultBackend]:
-        store = open_store(
-            surroundings.resolve(config.store),
-            passphrase_file=surroundings.resolve(config.passphrase_file) if config.passphrase_file else None,
-            key_file=surroundings.resolve(config.key_file) if config.key_file else None,
-        )
-        return store, VaultBackend(store)
-
-    if config.shares or config.wrapping_key is not None:
-        raise TokenProblem(f"token {config.name!r}: opening a vault by shares or by a wrapping key is not available")
-    try:
-        store, backend = await surroundings.calls.run(load)
-    except VaultError as error:
-        raise TokenProblem(f"can't open the vault of token {config.name!r}: {error}") from None
+    Raises TokenProblem.
+    """
+    store, backend = await _opened(config, surroundings, unsealing)
 
     async def close() -> None:
         backend.close()
@@ -44,6 +36,53 @@ async def open_vault(config: VaultTokenConfig, surroundings: Surroundings, unsea
         refusal_of=vault_refusal,
         close=close,
     )
+
+
+async def _opened(
+    config: VaultOpening, surroundings: Surroundings, unsealing: Unsealing | None
+) -> tuple[Store, VaultBackend]:
+    path = surroundings.resolve(config.store)
+
+    def by_file() -> tuple[Store, VaultBackend]:
+        store = open_store(
+            path,
+            passphrase_file=surroundings.resolve(config.passphrase_file) if config.passphrase_file else None,
+            key_file=surroundings.resolve(config.key_file) if config.key_file else None,
+        )
+        return _loaded(store)
+
+    def by_token(uri: str) -> tuple[Store, VaultBackend]:
+        # Imported here: most vaults need nothing of PKCS#11.
+        from hsm.backends.vault.wrapping_key import token_key
+
+        return _loaded(open_store_with(path, token_key(uri, config.environment)))
+
+    async def by_shares(secret: SharedSecret) -> tuple[Store, VaultBackend]:
+        try:
+            return await surroundings.calls.run(lambda: _loaded(open_store_with(path, secret)))
+        except VaultError as error:
+            raise TokenProblem(f"can't open the vault of token {config.name!r}: {error}") from None
+
+    try:
+        if config.wrapping_key is not None:
+            uri = config.wrapping_key
+            return await surroundings.calls.run(lambda: by_token(uri))
+        if not config.shares:
+            return await surroundings.calls.run(by_file)
+        share_set = await surroundings.calls.run(lambda: share_set_of(path))
+    except VaultError as error:
+        raise TokenProblem(f"can't open the vault of token {config.name!r}: {error}") from None
+    if unsealing is None:
+        raise TokenProblem(f"the vault of token {config.name!r} is opened by shares; nobody can give them here")
+    return await unsealing.open(config.name, share_set, by_shares)
+
+
+def _loaded(store: Store) -> tuple[Store, VaultBackend]:
+    try:
+        return store, VaultBackend(store)
+    except BaseException:
+        store.close()
+        raise
 
 
 _REASONS = {
