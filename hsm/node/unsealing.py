@@ -148,7 +148,7 @@ class Unsealing:
             yield sealed
         finally:
             sealed.collection.forget()
-            sealed.tried.cancel()
+            sealed.tell("the node gave its start up meanwhile; see its log")
             if sealed in self._waiting:
                 self._waiting.remove(sealed)
 
