@@ -1,4 +1,7 @@
-"""A key made through one node signs on all nodes of the store within a second; after `destroy` on none."""
+"""A key made through one node signs on all nodes of its token within a second; after `destroy` on none.
+
+Nodes on a PKCS#11 token hear of it when they look at the token the next time, which takes them a little longer.
+"""
 
 from __future__ import annotations
 
@@ -45,12 +48,13 @@ async def first_answer(
 
 
 async def answers_of_all(cluster: Cluster, ski: bytes, is_wanted: Callable[[object], bool]) -> list[object]:
-    deadline = time.monotonic() + 1.0
+    deadline = time.monotonic() + (1.0 if cluster.spec.backend == "vault" else 5.0)
     asked = [first_answer(cluster, spot, ski, is_wanted, deadline) for spot in cluster.nodes.values()]
     return list(await asyncio.gather(*asked))
 
 
-async def test_a_key_made_on_one_node_signs_on_all_within_a_second(cluster: Cluster) -> None:
+async def test_a_key_made_on_one_node_signs_on_all_within_a_second(each_cluster: Cluster) -> None:
+    cluster = each_cluster
     made = json.loads(await asyncio.to_thread(key_command, cluster, "generate", "shared", "--type", "p256", "--json"))
     ski = bytes.fromhex(made["ski"])
     answers = await answers_of_all(cluster, ski, lambda answer: isinstance(answer, Signed))

@@ -6,8 +6,11 @@ The same on a vault and on a SoftHSM2 token, in both versions of TLS, with every
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -18,26 +21,24 @@ from tests.support.token_workers import belongs_to
 WAYS = {f"{version} {key}" for version in ("TLSv1.2", "TLSv1.3") for key in ("p256", "p384", "rsa-2048")}
 
 
+@pytest.fixture
+def temporary() -> Iterator[Path]:
+    """Where the demo puts what is temporary; its name is short, as sockets want it."""
+    with tempfile.TemporaryDirectory(prefix="sg-") as folder:
+        yield Path(folder)
+
+
 @pytest.mark.parametrize("backend", ["vault", "pkcs11"])
-def test_demo_check_fails_no_request_and_leaves_nothing_behind(tmp_path: Path, backend: str) -> None:
+def test_demo_check_fails_no_request_and_leaves_nothing_behind(tmp_path: Path, temporary: Path, backend: str) -> None:
+    folder = tmp_path / f'a "demo" folder{" that is too deep for sockets" * 3}'
+    command = [sys.executable, "-m", "proxy", "demo", "--check", "--seconds", "6", "--backend", backend]
     done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "proxy",
-            "demo",
-            "--check",
-            "--backend",
-            backend,
-            "--seconds",
-            "6",
-            "--dir",
-            str(tmp_path / 'a "demo" folder'),
-        ],
+        [*command, "--dir", str(folder)],
         capture_output=True,
         text=True,
         timeout=110,
         check=False,
+        env={**os.environ, "TMPDIR": str(temporary)},
     )
     assert done.stdout.strip(), done.stderr
     verdict = json.loads(done.stdout.strip().splitlines()[-1])
@@ -55,3 +56,4 @@ def test_demo_check_fails_no_request_and_leaves_nothing_behind(tmp_path: Path, b
     assert [process for process in psutil.process_iter() if belongs_to(process, tmp_path)] == [], (
         "the demo must stop what it started"
     )
+    assert list(temporary.iterdir()) == []

@@ -18,6 +18,7 @@ from cryptography.x509.oid import NameOID
 from certs.site_keys import VaultPlace
 from proxy.demo.cluster import Cluster, ClusterSpec
 from proxy.demo.processes import sealgate
+from proxy.demo.web import nginx_program
 
 
 @pytest.fixture(scope="module")
@@ -224,6 +225,24 @@ def test_demo_folder_that_cannot_be_used(tmp_path: Path) -> None:
     message = refused("demo", "--check", "--dir", str(taken))
     assert str(taken) in message
     assert "internal error" not in message
+
+
+def test_demo_without_softhsm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    (tools / "nginx").symlink_to(nginx_program())
+    monkeypatch.setenv("PATH", str(tools))
+    folder = tmp_path / "demo"
+    message = refused("demo", "--check", "--backend", "pkcs11", "--dir", str(folder))
+    assert "SoftHSM2 is not installed" in message
+    assert "apt-get install softhsm2" in message
+    assert not folder.exists(), "nothing is made before"
+
+
+def test_demo_folder_that_softhsm_can_not_use(tmp_path: Path) -> None:
+    message = refused("demo", "--check", "--backend", "pkcs11", "--dir", str(tmp_path / "a#b"))
+    assert "SoftHSM2 can't use the folder" in message
+    assert "'#'" in message
 
 
 def test_demo_folder_with_a_broken_vault(tmp_path: Path) -> None:

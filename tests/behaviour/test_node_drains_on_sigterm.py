@@ -20,6 +20,8 @@ from hsm.wire.errors import ErrorCode
 from hsm.wire.messages import DrainingAnnounced, Failed, Signed
 from hsm.wire.schemes import KeyType, Scheme
 from tests.support.node import PATIENCE_S, Link, NodeHome, make_home, verify
+from tests.support.token_home import TokenHome, make_token_home
+from tests.support.token_workers import token_workers_of
 
 MANY = 600
 
@@ -31,9 +33,14 @@ class Program:
         self.process, self.ready = process, ready
 
 
+TYPES = (KeyType.P256, KeyType.RSA_2048)
+on_each_token = pytest.mark.parametrize("home", ["vault", "pkcs11"], indirect=True)
+
+
 @pytest.fixture
-def home(tmp_path: Path) -> NodeHome:
-    return make_home(tmp_path, (KeyType.P256, KeyType.RSA_2048))
+def home(tmp_path: Path, request: pytest.FixtureRequest) -> NodeHome:
+    is_token = getattr(request, "param", "vault") == "pkcs11"
+    return make_token_home(tmp_path, TYPES) if is_token else make_home(tmp_path, TYPES)
 
 
 @pytest.fixture
@@ -41,19 +48,24 @@ async def node(home: NodeHome) -> AsyncIterator[Program]:
     command = (sys.executable, "-m", "hsm", "node", "run", "--config", str(home.write_config()))
     process = await asyncio.create_subprocess_exec(*command, stderr=subprocess.PIPE)
     assert process.stderr is not None
-    line = await asyncio.wait_for(process.stderr.readline(), 20)
-    ready = json.loads(line)
-    assert ready["event"] == "node_ready", line
+    ready: dict[str, Any] = {}
+    while ready.get("event") != "node_ready":
+        line = await asyncio.wait_for(process.stderr.readline(), 20)
+        ready = json.loads(line)
+        assert ready["level"] == "info", line
     yield Program(process, ready)
     if process.returncode is None:
         process.kill()
     await process.wait()
 
 
+@on_each_token
 async def test_what_was_taken_is_signed_and_the_exit_is_clean(node: Program, home: NodeHome) -> None:
     link = await Link.open(node.ready["address"], home.identity("proxy"))
     await link.greet()
     ski, public = home.keys["www-rsa-2048"]
+    workers = token_workers_of(node.process.pid)
+    assert len(workers) == isinstance(home, TokenHome)
     asked = [link.sign(ski, Scheme.RSA_PSS_SHA256, b"x") for _ in range(MANY)]
     link.flush()
     # All travel in one record: when the first is answered, all have been taken.
@@ -73,6 +85,7 @@ async def test_what_was_taken_is_signed_and_the_exit_is_clean(node: Program, hom
     with pytest.raises(ConnectionError):
         await Link.open(node.ready["address"], home.identity("proxy"))
     assert await asyncio.wait_for(node.process.wait(), PATIENCE_S) == 0
+    assert not any(worker.is_running() for worker in workers)
     assert not Path(node.ready["management"]).exists()
     await link.close()
 
@@ -95,6 +108,7 @@ async def test_systemd_is_told_of_ready_and_stopping(home: NodeHome) -> None:
                 await process.wait()
 
 
+@on_each_token
 async def test_an_idle_node_ends_at_once_on_sigint(node: Program) -> None:
     node.process.send_signal(signal.SIGINT)
     assert await asyncio.wait_for(node.process.wait(), PATIENCE_S) == 0
