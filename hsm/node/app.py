@@ -1,6 +1,6 @@
 """One node put together: start, refresh, drain, stop. Knows every other file of the room; decides little itself.
 
-Order of a start: no core files and no ptrace first, then the operators' page (so that /readyz can say "not yet"), then
+Order of a start: no core files, no ptrace and no swap first, then the operators' page (so that /readyz can say "not yet"), then
 the tokens with their keys, and the listener last. A stop goes the other way.
 """
 
@@ -26,10 +26,12 @@ from hsm.node.observe import NodeStatus
 from hsm.node.opening.factory import needs_people, open_tokens
 from hsm.node.opening.opened import OpenToken, Surroundings
 from hsm.node.refreshing import TokenRefresh
+from hsm.node.reload import Reload
 from hsm.node.requests import ServiceLimits
 from hsm.node.server import Server
 from hsm.node.service import Service
 from hsm.node.unsealing import Unsealing
+from hsm.node.upkeep import TokenUpkeep, tell_all
 from hsm.shared import logs
 from hsm.shared.exposition import Health, Running, ops_app, serve
 from hsm.shared.hardening import harden_process
@@ -41,6 +43,11 @@ STALE_REFRESH_S = 15.0
 """/healthz fails when no token told of its keys for so long."""
 THREADS_STOP_TIMEOUT_S = 0.5
 CLOSE_TIMEOUT_S = 5.0
+UPKEEP_INTERVAL_S = 10.0
+"""How often tokens are told how much was signed, and have done what is due."""
+LAST_WORDS_TIMEOUT_S = 2.0
+TIME_INTERVAL_S = 1.0
+"""How soon clients hear of a key whose time begins or ends."""
 OTHER_FILES = 256
 """Open files besides connections of proxies: the store, operators, whoever manages keys."""
 
@@ -49,10 +56,10 @@ def run(path: Path) -> None:
     """`sealgate node run`: serves until SIGTERM or SIGINT. Raises ConfigError, ListenError or TokenProblem."""
     config = load_config(path)
     logs.configure("sealgate-node", fmt=config.log.format, level=config.log.level)
-    harden_process()
+    harden_process(locks_memory=True)
     _allow_connections(config.listen.max_connections)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(config, path.absolute().parent))
+        runner.run(_serve(config, path.absolute()))
 
 
 def _allow_connections(wanted: int) -> None:
@@ -63,8 +70,8 @@ def _allow_connections(wanted: int) -> None:
         logs.get_logger("node").warning("open_files_limit_too_low", limit=allowed, hint=hint)
 
 
-async def _serve(config: NodeConfig, base_dir: Path) -> None:
-    node = Node(config, base_dir)
+async def _serve(config: NodeConfig, path: Path) -> None:
+    node = Node(config, path.parent, path)
     wanted = asyncio.Event()
     loop, starting = asyncio.get_running_loop(), asyncio.current_task()
 
@@ -78,7 +85,7 @@ async def _serve(config: NodeConfig, base_dir: Path) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, end)
-    loop.add_signal_handler(signal.SIGHUP, node.refuse_reload)
+    loop.add_signal_handler(signal.SIGHUP, node.reload)
     try:
         await node.start()
         starting = None
@@ -96,7 +103,8 @@ async def _serve(config: NodeConfig, base_dir: Path) -> None:
 class Node:
     """One HSM node. `start`, then `drain` and `stop`; `stop` alone is right after a start that failed, too."""
 
-    def __init__(self, config: NodeConfig, base_dir: Path) -> None:
+    def __init__(self, config: NodeConfig, base_dir: Path, path: Path | None = None) -> None:
+        """`path` is the config's file, to be read again by a reload."""
         self._config = config
         self._files = NodeFiles.of(config, base_dir)
         self._metrics = NodeMetrics()
@@ -111,6 +119,8 @@ class Node:
         self._running: list[Running] = []
         self._started_at = time.monotonic()
         self._refreshes: tuple[TokenRefresh, ...] = ()
+        self._upkeeps: tuple[TokenUpkeep, ...] = ()
+        self._reload = Reload(path, config, self._calls, self._apply)
         self._is_hurried = asyncio.Event()
         self.address = ""
         """Where proxies connect, once started."""
@@ -132,12 +142,15 @@ class Node:
         self._refreshes = tuple(TokenRefresh(token, self._calls, self._keys_changed) for token in tokens)
         self._server = Server(self._service, context, config.listen, self._metrics, loop)
         management = Management(tokens, self._metrics, self.status, self.refresh, self._calls)
-        api = management.app()
-        api.router.add_routes(FaultRoutes(lambda: self._tokens)())
-        api.router.add_routes(self._unsealing.routes())
-        self._running.append(await serve(api, files.socket))
+        routes = (*FaultRoutes(lambda: self._tokens)(), *self._unsealing.routes(), *self._reload.routes())
+        self._running.append(await serve(management.app(routes), files.socket))
         for refresh in self._refreshes:
             self._tasks.start(refresh.refresh_forever(config.node.refresh_interval_s), name=f"refresh-{refresh.name}")
+        counts, name = self._service.counts, config.node.name
+        self._upkeeps = tuple(TokenUpkeep(name, token, counts, self._calls) for token in tokens)
+        for upkeep in self._upkeeps:
+            self._tasks.start(upkeep.run_forever(UPKEEP_INTERVAL_S), name=f"upkeep-{upkeep.name}")
+        self._tasks.start(self._watch_time(), name="time")
         self.address = await self._server.start()
         self._log.info(
             "node_ready",
@@ -178,9 +191,23 @@ class Node:
         if not is_done and self._service is not None:
             self._log.warning("drain_cut_short", open_requests=self._service.open_requests)
 
-    def refuse_reload(self) -> None:
-        """SIGHUP: without this it would end the node and lose what is in flight."""
-        self._log.warning("reload_not_supported", hint="the config is read at start; restart this node, one at a time")
+    def reload(self) -> None:
+        """SIGHUP: reads the config again; the log says what took effect."""
+        self._tasks.start(self._reload.reload_quietly(), name="reload")
+
+    def _apply(self, config: NodeConfig) -> None:
+        """The live part of another config takes effect."""
+        logs.configure("sealgate-node", fmt=self._config.log.format, level=config.log.level)
+        if self._service is not None and self._server is not None:
+            self._service.apply(config.rules, _limits(config))
+            self._server.announce_keys(self._service.revision)
+
+    async def _watch_time(self) -> None:
+        """Tells clients of keys whose time begins or ends."""
+        while True:
+            await asyncio.sleep(TIME_INTERVAL_S)
+            if self._service is not None and self._server is not None and self._service.has_time_changed_keys():
+                self._server.announce_keys(self._service.revision)
 
     def hurry(self) -> None:
         """Ends a drain at once."""
@@ -194,6 +221,7 @@ class Node:
         for running in reversed(self._running):
             await running.stop()
         self._running.clear()
+        await tell_all(self._upkeeps, LAST_WORDS_TIMEOUT_S)
         hung = self._service.stop(THREADS_STOP_TIMEOUT_S) if self._service is not None else ()
         calls_ended = await self._calls.finished(THREADS_STOP_TIMEOUT_S)
         for token in self._tokens:
