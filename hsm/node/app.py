@@ -1,7 +1,7 @@
 """One node put together: start, refresh, drain, stop. Knows every other file of the room; decides little itself.
 
-Order of a start: no core files, no ptrace and no swap first, then the operators' page (so that /readyz can say "not yet"), then
-the tokens with their keys, and the listener last. A stop goes the other way.
+Order of a start: no core files, no ptrace and no swap first, then the operators' page (so that /readyz can say "not
+yet"), then the tokens with their keys, and the listener last. A stop goes the other way.
 """
 
 from __future__ import annotations
