@@ -7,7 +7,7 @@ which changes are allowed. Times are UTC.
 from __future__ import annotations
 
 import math
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated
 
@@ -80,6 +80,11 @@ def scheme_problem(names: tuple[str, ...], type_: KeyType) -> str | None:
         if scheme.family is not type_.family:
             return f"a {type_.value} key can't sign {name}; leave it out"
     return None
+
+
+def in_utc(when: datetime | None) -> datetime | None:
+    """The same time as it is kept; one without a zone is left for `attributes_problem` to refuse."""
+    return when.astimezone(UTC) if when is not None and when.utcoffset() is not None else when
 
 
 def attributes_problem(attributes: KeyAttributes, type_: KeyType) -> str | None:

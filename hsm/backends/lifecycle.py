@@ -16,7 +16,7 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 from msgspec.structs import replace
 
-from hsm.backends.attributes import KeyAttributes, KeyState, Purpose, Usage, attributes_problem
+from hsm.backends.attributes import KeyAttributes, KeyState, Purpose, Usage, attributes_problem, in_utc
 from hsm.backends.base import KeyAdmin, KeyHolder, KeyRecord
 
 DEFAULT_GRACE = timedelta(days=7)
@@ -84,7 +84,8 @@ class AttributeChanges(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     def given(self) -> dict[str, object]:
         """The values that are not left out."""
         values = {name: getattr(self, name) for name in self.__struct_fields__}
-        return {name: value for name, value in values.items() if value is not UNSET}
+        times = {"not_before", "not_after"}
+        return {name: in_utc(value) if name in times else value for name, value in values.items() if value is not UNSET}
 
 
 def check(operation: Operation, record: KeyRecord, now: datetime) -> None:

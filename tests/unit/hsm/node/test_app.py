@@ -91,7 +91,7 @@ async def test_a_key_made_at_one_node_signs_at_another_within_a_second(start: St
     answer = await link.ask(bytes.fromhex(made["ski"]), Scheme.ED25519, b"hello")
     assert isinstance(answer, Signed)
     verify(made["public_key"], Scheme.ED25519, answer.signature, b"hello")
-    await manage(second, "DELETE", "/keys/www-new")
+    await manage(second, "POST", "/keys/www-new/destroy", {"grace_s": 0})
     on_first = await Link.open(first.address, home.identity("proxy"))
     await until(lambda: first.status().keys == 2, timeout_s=2.0)
     assert isinstance(await on_first.ask(bytes.fromhex(made["ski"]), Scheme.ED25519, b"x"), Failed)
