@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from proxy.demo.cluster import Cluster
-from proxy.demo.configs import TokenKind
+from proxy.demo.configs import NodeSpot, TokenKind
 
 _HELD: dict[TokenKind, str] = {
     "vault": "in the software vault",
@@ -18,25 +18,56 @@ _HELD: dict[TokenKind, str] = {
 }
 
 
+_KEY_WORDS = {"ecdsa": "P-256", "rsa": "RSA-2048", "p384": "P-384"}
+
+
 def welcome(cluster: Cluster, revive_after_s: float) -> str:
     """The text above the table. Its commands can be pasted as they stand."""
-    victim = next(iter(cluster.node_programs.values()))
-    socket = cluster.nodes[victim.name].socket
+    node = next(iter(cluster.nodes.values()))
     ca = shlex.quote(str(cluster.ca))
-    sites = "  ".join(cluster.url_of(site) for site in list(cluster.chains)[1:])
-    return (
-        f"\n  Open      {cluster.url}\n"
-        f"            (its certificate comes from a CA of this demo's own: {cluster.ca})\n"
-        f"  Or        curl --cacert {ca} {cluster.url}\n"
-        + (f"  Also      {sites}\n" if sites else "")
-        + f"  Keys      {_HELD[cluster.spec.backend].format(cluster.spec.profile)}; all nodes use it. Look at them:\n"
-        f"            {command_of_this()} key list --socket {shlex.quote(str(socket))}\n"
-        f"  Metrics   {cluster.control_url}/metrics   Status  {cluster.control_url}/status\n"
-        f"  Try       kill -9 {victim.pid}    ({victim.name} dies, nobody notices; it is started again after"
-        f" {revive_after_s:g} s)\n"
-        f"  Files     {cluster.spec.directory}\n\n"
-        "  Ctrl-C stops everything.\n"
-    )
+    held = _HELD[cluster.spec.backend].format(cluster.spec.profile)
+    entries = [
+        ("Open", [cluster.url, f"(its certificate comes from a CA of this demo's own: {cluster.ca})"]),
+        ("Or", [f"curl --cacert {ca} {cluster.url}"]),
+        ("Also", ["   ".join(_other_sites(cluster))]),
+        ("Keys", [f"{held}; all nodes use it. Look at them:", _command("key list", node)]),
+        ("Metrics", [f"{cluster.control_url}/metrics   Status  {cluster.control_url}/status"]),
+        ("Try", _to_try(cluster, node, revive_after_s)),
+        ("Files", [str(cluster.spec.directory)]),
+    ]
+    lines = [
+        f"  {name if number == 0 else '':<10}{line}"
+        for name, texts in entries
+        for number, line in enumerate(texts)
+        if line
+    ]
+    return "\n".join(["", *lines, "", "  Ctrl-C stops everything.", ""])
+
+
+def _other_sites(cluster: Cluster) -> list[str]:
+    """The sites whose key is of one kind."""
+    others = list(cluster.chains.items())[1:]
+    return [
+        f"{cluster.url_of(site)} ({', '.join(_KEY_WORDS.get(kind, kind) for kind in chains)})"
+        for site, chains in others
+    ]
+
+
+def _to_try(cluster: Cluster, node: NodeSpot, revive_after_s: float) -> list[str]:
+    pid = cluster.node_programs[node.name].pid
+    lines = [f"kill -9 {pid}    ({node.name} dies, nobody notices; it is started again after {revive_after_s:g} s)"]
+    if cluster.spec.backend == "pkcs11":
+        lines.append(
+            f"kill -9 $(pgrep -P {pid})    (only its process with the token's library dies; it starts another)"
+        )
+    if cluster.spec.backend == "simulated":
+        lines.append(f"{_command('node fault set hang --duration 10', node)}")
+        lines.append(f"(the HSM of {node.name} hangs for 10 s, nobody notices)")
+    return lines
+
+
+def _command(words: str, node: NodeSpot) -> str:
+    return f"{command_of_this()} {words} --socket {shlex.quote(str(node.socket))}"
 
 
 def command_of_this() -> str:
