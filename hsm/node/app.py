@@ -168,12 +168,12 @@ class Node:
 
     async def _open_tokens(self, surroundings: Surroundings) -> tuple[OpenToken, ...]:
         """Opens the tokens; while vaults wait for shares, the management socket takes these and nothing else."""
-        opening = open_tokens(self._config.tokens, surroundings, self._unsealing)
-        if not any(needs_people(token) for token in self._config.tokens):
-            return await opening
+        configs = self._config.tokens
+        if not any(needs_people(config) for config in configs):
+            return await open_tokens(configs, surroundings, self._unsealing)
         waiting = await serve(self._unsealing.app(self.status), self._files.socket)
         try:
-            return await opening
+            return await open_tokens(configs, surroundings, self._unsealing)
         finally:
             # Whoever gave the last share is answered before this returns.
             await waiting.stop()
