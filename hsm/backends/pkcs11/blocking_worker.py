@@ -9,7 +9,7 @@ import contextlib
 import socket
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import msgspec
 
@@ -18,7 +18,7 @@ from hsm.backends.pkcs11.login import LoginSource
 from hsm.backends.pkcs11.messages import Answer, Failed, Open, Opened, Request
 from hsm.backends.pkcs11.pin import PinProblem
 from hsm.backends.pkcs11.problems import WorkerProblem, failure_of
-from hsm.backends.pkcs11.process import WorkerProcess
+from hsm.backends.pkcs11.process import StartProcess, WorkerProcess, start_worker
 from hsm.backends.pkcs11.results import Failure
 from hsm.backends.pkcs11.settings import TokenSettings
 
@@ -44,7 +44,7 @@ class BlockingWorker:
         settings: TokenSettings,
         login: LoginSource | None = None,
         *,
-        start_worker: Callable[[TokenSettings], WorkerProcess] = lambda settings: WorkerProcess(settings.environment),
+        start_worker: StartProcess = start_worker,
     ) -> Iterator[BlockingWorker]:
         """A worker that opened the token and ends with the `with`. Raises WorkerProblem.
 
@@ -83,7 +83,7 @@ class BlockingWorker:
 
     def _open(self, settings: TokenSettings, pin: bytes | None) -> None:
         request = Open(
-            id=0, module=str(settings.module), token=settings.token, objects=settings.objects, pin=pin, sessions=0
+            id=0, module=str(settings.module), token=settings.token, objects=settings.objects, pin=pin, sessions=1
         )
         answer = self._ask(request, settings.open_timeout_s)
         if not isinstance(answer, Opened):
