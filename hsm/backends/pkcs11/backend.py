@@ -20,6 +20,7 @@ from hsm.backends.pkcs11.commands import TokenState
 from hsm.backends.pkcs11.login import LoginSource
 from hsm.backends.pkcs11.messages import Answer, Failed, FoundKey, KeysFound, ListKeys, Opened, Request, Sign, Signed
 from hsm.backends.pkcs11.problems import WorkerProblem, failure_of
+from hsm.backends.pkcs11.process import StartProcess, start_worker
 from hsm.backends.pkcs11.results import Failure
 from hsm.backends.pkcs11.settings import TokenSettings
 from hsm.backends.pkcs11.supervisor import TokenSupervisor
@@ -47,13 +48,15 @@ class Pkcs11Backend:
         login: LoginSource,
         loop: asyncio.AbstractEventLoop,
         in_thread: Callable[[Callable[[], None]], None],
+        *,
+        start_worker: StartProcess = start_worker,
     ) -> None:
         """Reads the book; opens nothing. Blocks. Raises BookError."""
         self._settings = settings
         self._book = book
         self._loop = loop
         self._log = get_logger("token").bind(token=settings.name)
-        self.supervisor = TokenSupervisor(settings, login, loop, in_thread, self._opened)
+        self.supervisor = TokenSupervisor(settings, login, loop, in_thread, self._opened, start_worker=start_worker)
         self._found: Mapping[bytes, FoundKey] = {}
         self._entries: tuple[KeyEntry, ...] = ()
         self._in_book: Mapping[bytes, BookEntry] = book.entries()

@@ -11,8 +11,10 @@ import sys
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TypeAlias
 
 import hsm
+from hsm.backends.pkcs11.settings import TokenSettings
 
 WORKER = "hsm.backends.pkcs11.worker"
 _INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "LD_LIBRARY_PATH")
@@ -74,6 +76,14 @@ class WorkerProcess:
             on_end(how_it_ended(self._process.wait()))
 
         threading.Thread(target=wait, name=f"token-worker-{self.pid}", daemon=True).start()
+
+
+StartProcess: TypeAlias = Callable[[TokenSettings], WorkerProcess]
+
+
+def start_worker(settings: TokenSettings) -> WorkerProcess:
+    """A worker for the token of `settings`. Raises OSError."""
+    return WorkerProcess(settings.environment)
 
 
 def how_it_ended(status: int) -> str:

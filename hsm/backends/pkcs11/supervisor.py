@@ -28,7 +28,7 @@ from hsm.backends.pkcs11.login import Login, LoginSource
 from hsm.backends.pkcs11.messages import Answer, Done, Failed, Open, Opened, Ping, Request
 from hsm.backends.pkcs11.pin import PinProblem
 from hsm.backends.pkcs11.problems import failure_of
-from hsm.backends.pkcs11.process import WorkerProcess
+from hsm.backends.pkcs11.process import StartProcess, WorkerProcess, start_worker
 from hsm.backends.pkcs11.results import Failure
 from hsm.backends.pkcs11.settings import TokenSettings
 from hsm.backends.pkcs11.supervision import Supervision
@@ -55,7 +55,7 @@ class TokenSupervisor:
         in_thread: Callable[[Callable[[], None]], None],
         on_opened: Callable[[Opened], None],
         *,
-        start_worker: Callable[[TokenSettings], WorkerProcess] = lambda settings: WorkerProcess(settings.environment),
+        start_worker: StartProcess = start_worker,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`in_thread` runs what may block, besides the loop; `on_opened` hears each time the token was opened."""
