@@ -53,9 +53,10 @@ def softhsm_keys(base: Path) -> Iterator[SiteKeys]:
     """The token in `base`/softhsm. Raises PkiError."""
     from hsm.backends.book import Book
     from hsm.backends.pkcs11.admin import Pkcs11Admin
+    from hsm.backends.pkcs11.blocking_worker import BlockingWorker
     from hsm.backends.pkcs11.messages import TokenMatch
     from hsm.backends.pkcs11.pin import PinFile
-    from hsm.backends.pkcs11.problems import Pkcs11Problem
+    from hsm.backends.pkcs11.problems import Pkcs11Problem, WorkerProblem
     from hsm.backends.pkcs11.settings import TokenSettings
 
     home = base.absolute() / "softhsm"
@@ -68,9 +69,11 @@ def softhsm_keys(base: Path) -> Iterator[SiteKeys]:
         module=module, token=TokenMatch(token=TOKEN_LABEL), pin=PinFile(place.pin_file), environment=environment
     )
     try:
-        yield SiteKeys(Pkcs11Admin(settings, Book(place.book)), place, "softhsm/tokens", was_made)
-    except Pkcs11Problem as error:
-        raise PkiError(str(error)) from None
+        with BlockingWorker.open(settings) as worker:  # for all that only looks and signs
+            admin = Pkcs11Admin(settings, Book(place.book), running=worker)
+            yield SiteKeys(admin, place, "softhsm/tokens", was_made)
+    except (Pkcs11Problem, WorkerProblem) as error:
+        raise PkiError(f"{home}: {error}") from None
 
 
 def _make_token(home: Path, module: Path) -> bool:

@@ -2,14 +2,19 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from certs import softhsm_keys
 from certs.authority import PkiError
+from certs.pki import DevPkiSpec, create_dev_pki
 from certs.softhsm_keys import find_module
+from hsm.wire.schemes import KeyType
 
 
 def test_a_token_is_made_with_a_pin_that_only_its_owner_reads(tmp_path: Path) -> None:
@@ -91,3 +96,52 @@ def test_a_missing_softhsm_is_one_sentence_with_the_package(monkeypatch: pytest.
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(PkiError, match=r"SoftHSM2 is not installed .*apt-get install softhsm2"):
         find_module()
+
+
+def softhsm_spec(folder: Path, **change: Any) -> DevPkiSpec:
+    types = (KeyType.P256, KeyType.P384, KeyType.RSA_2048)
+    return replace(DevPkiSpec(folder / "p", ("localhost",), nodes=1, key_types=types), **change)
+
+
+def test_a_whole_pki_has_its_site_keys_in_the_token(tmp_path: Path) -> None:
+    first = create_dev_pki(softhsm_spec(tmp_path), softhsm_keys.softhsm_keys)
+    assert "softhsm/tokens" in first.made
+    for chain in first.sites["localhost"].values():
+        command = ["openssl", "verify", "-x509_strict", "-purpose", "sslserver", "-CAfile", str(first.ca)]
+        run = subprocess.run(
+            [*command, "-untrusted", str(chain), str(chain)], capture_output=True, text=True, timeout=30
+        )
+        assert run.returncode == 0, run.stderr
+    with softhsm_keys.softhsm_keys(first.folder) as token:
+        assert not token.was_made
+        records = {record.label: record for record in token.admin.list()}
+    assert sorted(records) == ["localhost-ecdsa", "localhost-p384", "localhost-rsa"]
+    assert not any(record.imported for record in records.values())
+    private = [path for path in first.folder.rglob("*") if path.is_file() and b"PRIVATE KEY" in path.read_bytes()]
+    assert sorted(path.name for path in private) == ["ca.key", "intermediate.key", "node-1.key", "proxy.key"]
+
+    again = create_dev_pki(softhsm_spec(tmp_path), softhsm_keys.softhsm_keys)
+    assert again.made == ()
+    assert sorted(again.kept) == sorted(first.made)
+    assert again.token == first.token
+
+    in_vault = create_dev_pki(softhsm_spec(tmp_path))
+    assert sorted(in_vault.made) == [
+        "sites/localhost-ecdsa.pem",
+        "sites/localhost-p384.pem",
+        "sites/localhost-rsa.pem",
+        "vault/store.db",
+    ], "another token has other keys, so their certificates are new; authorities and identities stay"
+
+
+def test_a_wrong_pin_is_a_sentence_that_names_the_folder(tmp_path: Path) -> None:
+    with softhsm_keys.softhsm_keys(tmp_path):
+        pass
+    (tmp_path / "softhsm" / "pin").write_text("1234\n")
+    with pytest.raises(PkiError, match=r"softhsm: the PIN is wrong"), softhsm_keys.softhsm_keys(tmp_path):
+        pass
+
+
+def test_what_the_token_refuses_is_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(PkiError, match="no key 'absent'"), softhsm_keys.softhsm_keys(tmp_path) as token:
+        token.admin.get("absent")
