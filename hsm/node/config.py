@@ -74,6 +74,12 @@ class AccessConfig(Strict, frozen=True, kw_only=True):
     """Labels (with `*` and `?`), or "ski:" and 40 hex digits."""
     schemes: tuple[str, ...] = ("*",)
     """Names of signature schemes, such as "ecdsa_sha256"; "*" is all."""
+    purposes: tuple[str, ...] = ("tls-server",)
+    """Keys of which purposes it may use: "tls-server", "ca", "code-signing", "general"."""
+    digests: bool = False
+    """It may have digests signed with tls-server keys without showing the message, as plain Keyless clients do."""
+    max_rate: Annotated[float, Meta(gt=0)] | None = None
+    """Signatures per second, at most, for each identity that matches; None is no limit."""
 
 
 class AdmissionConfig(Strict, frozen=True, kw_only=True):
@@ -123,7 +129,10 @@ class NodeConfig(Strict, frozen=True, kw_only=True):
     @property
     def rules(self) -> tuple[AccessRule, ...]:
         """The access list as `hsm.node.access` wants it."""
-        return tuple(AccessRule(entry.client, entry.keys, entry.schemes) for entry in self.access)
+        return tuple(
+            AccessRule(entry.client, entry.keys, entry.schemes, entry.purposes, entry.digests, entry.max_rate)
+            for entry in self.access
+        )
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,7 @@ from prometheus_client import (
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from hsm.node.access import Denial
-from hsm.node.observe import ConnectionEnd, LaneStatus, NodeObserver, NodeStatus, Outcome
+from hsm.node.observe import ConnectionEnd, DenialReason, LaneStatus, NodeObserver, NodeStatus, Outcome
 from hsm.wire.schemes import Scheme
 
 SIGN_BUCKETS_S = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
@@ -63,7 +62,7 @@ class NodeMetrics(NodeObserver):
         )
         self._denials = Counter(
             "sealgate_node_denials_total",
-            'Requests the access list denied; client is the matching pattern of the access list, or "unknown".',
+            'Requests that were denied; client is the matching pattern of the access list, or "unknown".',
             ("client", "reason"),
             registry=registry,
         )
@@ -129,8 +128,8 @@ class NodeMetrics(NodeObserver):
     def request_ended(self, key: str, scheme: Scheme, outcome: Outcome) -> None:
         self._signatures.labels(key, scheme.value, outcome.value).inc()
 
-    def request_denied(self, client: str, denial: Denial) -> None:
-        self._denials.labels(client, denial.value).inc()
+    def request_denied(self, client: str, reason: DenialReason) -> None:
+        self._denials.labels(client, reason.value).inc()
 
     def management_done(self, operation: str, *, is_ok: bool) -> None:
         self._management.labels(operation, "ok" if is_ok else "error").inc()

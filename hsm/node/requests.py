@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from hsm.backends.base import BackendError
 from hsm.node.access import ClientGrants
-from hsm.node.admission import Lane, Ticket
+from hsm.node.admission import Ticket
 from hsm.wire.errors import ErrorCode
-from hsm.wire.messages import KeyEntry
 from hsm.wire.schemes import Scheme
 from hsm.wire.session import SignRequested
+
+if TYPE_CHECKING:
+    from hsm.node.served import ServedKey
 
 
 class Replies(Protocol):
@@ -57,18 +59,19 @@ class Client:
 class SignTicket(Ticket):
     """A wanted signature on its way through a lane."""
 
-    __slots__ = ("client", "error", "key", "lane", "payload", "request_id", "scheme", "sign_s", "signature")
+    __slots__ = ("client", "count", "error", "key", "lane", "payload", "request_id", "scheme", "sign_s", "signature")
 
     def __init__(
-        self, client: Client, request: SignRequested, key: KeyEntry, lane: Lane, arrived: float, deadline: float
+        self, client: Client, request: SignRequested, payload: bytes, key: ServedKey, arrived: float, deadline: float
     ) -> None:
         super().__init__(arrived, deadline)
         self.client = client
         self.request_id = request.request_id
         self.scheme: Scheme = request.scheme
-        self.payload = request.payload
-        self.key = key
-        self.lane = lane
+        self.payload = payload
+        self.key = key.entry
+        self.lane = key.runner.lane
+        self.count = key.count
         self.sign_s = 0.0
         self.signature: bytes | None = None
         self.error: BackendError | None = None

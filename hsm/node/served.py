@@ -6,12 +6,13 @@ import asyncio
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from hsm.backends.attributes import KeyAttributes
+from hsm.backends.attributes import KeyAttributes, Purpose
 from hsm.backends.base import KeyHolder
 from hsm.node.admission import Lane
 from hsm.node.observe import LaneName, LaneStatus, TokenStatus
 from hsm.node.opening.opened import OpenToken
 from hsm.node.runners import AwaitedRunner, Ends, LoopTurns, Runner, ThreadRunner
+from hsm.node.usage import KeyCount, UsageCounts
 from hsm.wire.messages import KeyEntry
 
 
@@ -76,6 +77,9 @@ class ServedKey:
     attributes: KeyAttributes
     token: ServedToken
     runner: Runner
+    count: KeyCount
+    is_tls_only: bool
+    """It signs what a TLS server signs, and the node looks at it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +91,7 @@ class Double:
     second: str
 
 
-def serve_keys(tokens: Iterable[ServedToken]) -> tuple[dict[bytes, ServedKey], list[Double]]:
+def serve_keys(tokens: Iterable[ServedToken], counts: UsageCounts) -> tuple[dict[bytes, ServedKey], list[Double]]:
     """Who signs with which key, by SKI; and the keys that came up a second time."""
     served: dict[bytes, ServedKey] = {}
     doubles: list[Double] = []
@@ -99,8 +103,16 @@ def serve_keys(tokens: Iterable[ServedToken]) -> tuple[dict[bytes, ServedKey], l
                 doubles.append(Double(entry.ski, known.token.name, token.name))
                 continue
             attributes = token.holder.attributes_of(entry.ski)
-            served[entry.ski] = ServedKey(entry, attributes, token, token.runner_of(entry.ski))
+            served[entry.ski] = ServedKey(
+                entry,
+                attributes,
+                token,
+                token.runner_of(entry.ski),
+                counts.of(token.name, entry.ski),
+                attributes.purpose is Purpose.TLS_SERVER,
+            )
             token.key_count += 1
+        counts.keep_only(token.name, frozenset(entry.ski for entry in entries))
     return served, doubles
 
 

@@ -1,4 +1,4 @@
-"""The life of a request for a signature: access -> admission -> backend -> answer.
+"""The life of a request for a signature: access and message -> admission -> token -> answer.
 
 It runs in the event loop, knows no sockets and no TLS: a connection attaches as a `Client` and is answered through
 its `Replies`. The runners of each token do the work: cheap keys are signed in the loop, a few at a time
@@ -11,14 +11,17 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, datetime
 
-from hsm.node.access import AccessList, AccessRule, ClientGrants, Decision, Denial
+from hsm.node.access import AccessList, AccessRule, ClientGrants, Denial
+from hsm.node.gate import Denied, Gate
 from hsm.node.line_budget import LineBudget
 from hsm.node.observe import UNKNOWN, NodeObserver, Outcome, TokenStatus
 from hsm.node.opening.opened import OpenToken
 from hsm.node.requests import Client, Replies, ServiceLimits, SignTicket
 from hsm.node.runners import LoopTurns
 from hsm.node.served import Double, ServedKey, ServedToken, serve_keys
+from hsm.node.usage import UsageCounts
 from hsm.shared.logs import get_logger
 from hsm.wire.errors import ErrorCode
 from hsm.wire.messages import KeyEntry
@@ -46,14 +49,22 @@ class Service:
         loop: asyncio.AbstractEventLoop,
         *,
         clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._limits = limits
         self._observer = observer
         self._clock = clock
+        self._wall = wall
         self._log = get_logger("node")
         self._denial_lines = LineBudget()
         self._access = AccessList(rules)
+        self._gate = Gate(wall)
+        self.counts = UsageCounts()
+        """Signatures that the tokens were not told of yet."""
         self._epoch = 0
+        self._changes = 0
+        """Of the rules, and of which keys may be used at this time."""
+        self._looked_at = wall()
         self._turns = LoopTurns(loop, clock, self, limits.tick_budget_s)
         self._tokens = tuple(ServedToken(token, self._turns, loop, clock, self) for token in tokens)
         self._served: dict[bytes, ServedKey] = {}
@@ -79,23 +90,31 @@ class Service:
         client.tickets.clear()
 
     def usable_keys(self, client: Client) -> tuple[KeyEntry, ...]:
-        """The keys this client may use."""
-        return self._grants(client).usable_keys
+        """The keys this client may use now."""
+        return self._grants(client).usable_keys(self._wall())
 
     # requests
 
     def sign(self, client: Client, request: SignRequested) -> None:
         """Takes a request; its answer follows through `client.replies`, perhaps at once."""
         decision = self._grants(client).decide(request.ski, request.scheme)
-        key = decision.key
-        if decision.denial is not None or key is None:
-            self._deny(client, request, decision)
+        served = self._served.get(request.ski)
+        payload = self._gate.payload(decision, served, request)
+        if isinstance(payload, Denied) or served is None:
+            assert isinstance(payload, Denied)
+            self._deny(client, request, payload)
         elif self.is_draining:
-            self._refuse(client, request, key, ErrorCode.DRAINING, "the node is shutting down")
+            self._refuse(client, request, served, ErrorCode.DRAINING, "the node is shutting down")
         elif len(client.tickets) >= self._limits.max_in_flight_per_client:
-            self._refuse(client, request, key, ErrorCode.BUSY, "too many requests in flight on this connection")
+            self._refuse(client, request, served, ErrorCode.BUSY, "too many requests in flight on this connection")
         else:
-            self._admit(client, request, key)
+            now = self._clock()
+            limited = self._gate.limit(decision, served, request, client.identity, now)
+            if limited is None:
+                self._admit(client, request, payload, served, now)
+            else:
+                self._observer.request_ended(served.entry.label, request.scheme, Outcome.RATE_LIMITED)
+                self._reply_busy(client, request, limited.sentence, limited.retry_after_s, None)
 
     def cancel(self, client: Client, request_id: int) -> None:
         """The client does not want an answer any more. Unknown ids are ignored: the answer may be on its way."""
@@ -103,49 +122,50 @@ class Service:
         if ticket is not None and ticket.lane.cancel(ticket):
             self._observer.request_ended(ticket.key.label, ticket.scheme, Outcome.CANCELLED)
 
-    def _admit(self, client: Client, request: SignRequested, key: KeyEntry) -> None:
-        now = self._clock()
+    def _admit(self, client: Client, request: SignRequested, payload: bytes, served: ServedKey, now: float) -> None:
         wanted_s = request.deadline_s if request.deadline_s is not None else self._limits.default_deadline_s
-        runner = self._served[key.ski].runner
-        lane = runner.lane
-        ticket = SignTicket(client, request, key, lane, now, now + min(wanted_s, self._limits.max_deadline_s))
-        refusal = lane.offer(ticket, now)
+        deadline = now + min(wanted_s, self._limits.max_deadline_s)
+        ticket = SignTicket(client, request, payload, served, now, deadline)
+        refusal = ticket.lane.offer(ticket, now)
         if refusal is not None:
             detail = "the queue is full" if refusal.is_full else "the deadline can't be made"
-            self._observer.request_ended(key.label, request.scheme, Outcome.BUSY)
-            client.replies.reply_error(
-                request.request_id, ErrorCode.BUSY, detail, refusal.retry_after_s, refusal.queue_depth
-            )
+            self._observer.request_ended(ticket.key.label, request.scheme, Outcome.BUSY)
+            self._reply_busy(client, request, detail, refusal.retry_after_s, refusal.queue_depth)
             return
         client.tickets[request.request_id] = ticket
-        runner.offered(now)
+        served.runner.offered(now)
 
-    def _deny(self, client: Client, request: SignRequested, decision: Decision) -> None:
-        is_unknown = decision.denial is Denial.UNKNOWN_KEY
-        label = decision.key.label if decision.key is not None else UNKNOWN
+    def _reply_busy(
+        self, client: Client, request: SignRequested, detail: str, retry_after_s: float, queue_depth: int | None
+    ) -> None:
+        client.replies.reply_error(request.request_id, ErrorCode.BUSY, detail, retry_after_s, queue_depth)
+
+    def _deny(self, client: Client, request: SignRequested, denied: Denied) -> None:
+        is_unknown = denied.reason is Denial.UNKNOWN_KEY
         outcome = Outcome.KEY_NOT_FOUND if is_unknown else Outcome.DENIED
-        self._observer.request_ended(label, request.scheme, outcome)
-        if decision.denial is not None and not is_unknown:
-            self._observer.request_denied(client.grants.known_as or UNKNOWN, decision.denial)
-        self._log_denial(request, decision)
+        self._observer.request_ended(denied.key.label if denied.key is not None else UNKNOWN, request.scheme, outcome)
+        if not is_unknown:
+            self._observer.request_denied(client.grants.known_as or UNKNOWN, denied.reason)
+        self._log_denial(client, request, denied)
         code = ErrorCode.KEY_NOT_FOUND if is_unknown else ErrorCode.DENIED
-        client.replies.reply_error(request.request_id, code, decision.sentence)
+        client.replies.reply_error(request.request_id, code, denied.reason.sentence)
 
-    def _log_denial(self, request: SignRequested, decision: Decision) -> None:
+    def _log_denial(self, client: Client, request: SignRequested, denied: Denied) -> None:
         left_out = self._denial_lines.take(self._clock())
         if left_out is not None:
             self._log.warning(
                 "request_denied",
-                client=decision.client,
-                key=decision.key.label if decision.key is not None else request.ski.hex(),
+                client=client.identity,
+                key=denied.key.label if denied.key is not None else request.ski.hex(),
                 scheme=request.scheme.value,
-                reason=decision.denial.value if decision.denial is not None else "",
+                reason=denied.reason.value,
+                why=denied.reason.sentence,
                 server_name=request.server_name,
                 left_out=left_out,
             )
 
-    def _refuse(self, client: Client, request: SignRequested, key: KeyEntry, code: ErrorCode, detail: str) -> None:
-        self._observer.request_ended(key.label, request.scheme, _OUTCOMES[code])
+    def _refuse(self, client: Client, request: SignRequested, key: ServedKey, code: ErrorCode, detail: str) -> None:
+        self._observer.request_ended(key.entry.label, request.scheme, _OUTCOMES[code])
         client.replies.reply_error(request.request_id, code, detail)
 
     # what runners tell
@@ -155,6 +175,9 @@ class Service:
         client = ticket.client
         client.tickets.pop(ticket.request_id, None)
         if ticket.signature is not None:
+            count = ticket.count
+            count.signatures += 1
+            count.last_at = ticket.started
             self._observer.request_signed(
                 ticket.key.label, ticket.scheme, ticket.started - ticket.arrived, ticket.sign_s
             )
@@ -174,9 +197,9 @@ class Service:
 
     def keys_changed(self) -> None:
         """The tokens hold other keys now; grants are made anew, per client, when it asks next."""
-        self._served, doubles = serve_keys(self._tokens)
+        self._served, doubles = serve_keys(self._tokens, self.counts)
         self._epoch += 1
-        self._access = self._access.with_keys([key.entry for key in self._served.values()])
+        self._access = self._access.with_keys(self._served.values())
         self._observer.keys_changed(tuple(key.entry.label for key in self._served.values()))
         for double in doubles:
             if double not in self._known_doubles:
@@ -186,14 +209,32 @@ class Service:
                 )
         self._known_doubles &= set(doubles)
 
+    def apply(self, rules: Iterable[AccessRule], limits: ServiceLimits) -> None:
+        """Other rules and limits, at once, also for clients that are connected."""
+        self._access = self._access.with_rules(rules)
+        self._limits = limits
+        self._turns.tick_budget_s = limits.tick_budget_s
+        self._epoch += 1
+        self._changes += 1
+
+    def has_time_changed_keys(self) -> bool:
+        """Whether, since the last call, a key's time began or ended; `revision` is another one then."""
+        before, now = self._looked_at, self._wall()
+        self._looked_at = now
+        attributes = [key.attributes for key in self._served.values()]
+        times = [when for of in attributes for when in (of.not_before, of.not_after) if when is not None]
+        has_changed = any(before <= when < now for when in times)
+        self._changes += has_changed
+        return has_changed
+
     def drain(self) -> None:
         """From now on new requests are answered DRAINING; what was taken is still signed."""
         self.is_draining = True
 
     @property
     def revision(self) -> int:
-        """Changes with each change of the keys."""
-        return sum(token.holder.revision for token in self._tokens)
+        """Changes with each change of the keys, and of who may use them."""
+        return self._changes + sum(token.holder.revision for token in self._tokens)
 
     @property
     def key_count(self) -> int:

@@ -63,17 +63,32 @@ class NodeHome:
         """The SKI of a key made by `make_home`."""
         return self.keys[label][0]
 
-    def write_config(self, name: str = "node-1", extra: str = "", *, listen: str = "", node: str = "") -> Path:
-        """A config file of a node on ports that the kernel chooses."""
+    def vault_token(self, name: str = "vault", more: str = 'type = "vault"') -> str:
+        """`[[tokens]]` of the vault, as it is or, with other lines, as a simulated one."""
+        return f'[[tokens]]\nname = "{name}"\n{more}\nstore = "{self.store.name}"\nkey_file = "{self.key_file.name}"\n'
+
+    def write_config(
+        self,
+        name: str = "node-1",
+        extra: str = "",
+        *,
+        listen: str = "",
+        node: str = "",
+        tokens: str = "",
+        rule: str = "digests = true",
+    ) -> Path:
+        """A config file of a node on ports that the kernel chooses; its token is the vault, unless `tokens` says.
+
+        `rule` is part of the proxy's `[[access]]`: unless it says otherwise, digests will do.
+        """
         path = self.path / f"{name}.toml"
         path.write_text(
             f'[node]\nname = "{name}"\n{node}\n'
             f'[listen]\naddress = "127.0.0.1:0"\n{listen}\n'
             f'[tls]\nca = "ca.pem"\ncertificate = "node.pem"\nprivate_key = "node.key"\n'
-            f'[[tokens]]\nname = "vault"\ntype = "vault"\n'
-            f'store = "{self.store.name}"\nkey_file = "{self.key_file.name}"\n'
+            f"{tokens or self.vault_token()}"
             f'[ops]\naddress = "127.0.0.1:0"\n[management]\nsocket = "{name}.sock"\n'
-            f'[[access]]\nclient = "{PROXY}"\nkeys = ["www-*"]\n'
+            f'[[access]]\nclient = "{PROXY}"\nkeys = ["www-*"]\n{rule}\n'
             f"{extra}\n"
         )
         return path

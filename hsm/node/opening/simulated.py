@@ -13,12 +13,15 @@ from hsm.node.opening.opened import OpenToken, Surroundings, TokenProblem
 from hsm.node.opening.vault import open_vault
 from hsm.node.token_checks import NOT_AN_HSM
 from hsm.node.token_config import SimulatedTokenConfig, VaultOpening, VaultTokenConfig
+from hsm.node.unsealing import Unsealing
 from hsm.shared.logs import get_logger
 
 WARNING = "this is not an HSM: its keys lie in a software vault, and it is slow and faulty on purpose"
 
 
-async def open_simulated(config: SimulatedTokenConfig, surroundings: Surroundings, unsealing: object) -> OpenToken:
+async def open_simulated(
+    config: SimulatedTokenConfig, surroundings: Surroundings, unsealing: Unsealing | None
+) -> OpenToken:
     """Opens the vault and puts the device before it. Raises TokenProblem."""
     if not config.i_know_this_is_not_an_hsm:
         raise TokenProblem(f"token {config.name!r}: {NOT_AN_HSM}")

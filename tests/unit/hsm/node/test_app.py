@@ -20,6 +20,7 @@ from hsm.shared.exposition import ListenError
 from hsm.wire.messages import Failed, KeysChanged, KeysListed, Signed
 from hsm.wire.schemes import KeyType, Scheme
 from tests.support.node import Link, NodeHome, make_home, until, verify
+from tests.support.tls_messages import certificate_verify
 
 StartNode = Callable[..., Awaitable[Node]]
 
@@ -88,9 +89,10 @@ async def test_a_key_made_at_one_node_signs_at_another_within_a_second(start: St
     while not any(isinstance(event, KeysChanged) for event in link.events):
         assert await link.receive()
     assert loop.time() - begin < 1.0
-    answer = await link.ask(bytes.fromhex(made["ski"]), Scheme.ED25519, b"hello")
+    handshake = certificate_verify()
+    answer = await link.ask(bytes.fromhex(made["ski"]), Scheme.ED25519, handshake)
     assert isinstance(answer, Signed)
-    verify(made["public_key"], Scheme.ED25519, answer.signature, b"hello")
+    verify(made["public_key"], Scheme.ED25519, answer.signature, handshake)
     await manage(second, "POST", "/keys/www-new/destroy", {"grace_s": 0})
     on_first = await Link.open(first.address, home.identity("proxy"))
     await until(lambda: first.status().keys == 2, timeout_s=2.0)

@@ -67,7 +67,7 @@ class Hand:
         bounds = ServiceLimits(5000, 5.0, 30.0, 0.5)
         self.service = Service(
             [open_token("vault", FakeBackend({EC: "cheap"}), loop_queue=5000)],
-            [AccessRule(PROXY, ("*",))],
+            [AccessRule(PROXY, ("*",), digests=True)],
             bounds,
             NodeObserver(),
             loop,

@@ -29,6 +29,7 @@ from hsm.wire.errors import ErrorCode
 from hsm.wire.messages import DrainingAnnounced, Failed, KeyEntry, KeysChanged, KeysListed, Signed
 from hsm.wire.schemes import KeyFamily, KeyType, Scheme
 from tests.support.node import PATIENCE_S, PROXY, FakeBackend, Link, NodeHome, make_home, open_token, until, verify
+from tests.support.tls_messages import key_exchange
 
 EC = KeyEntry(b"\x01" * 20, KeyType.P256, "www-ec")
 RSA = KeyEntry(b"\x02" * 20, KeyType.RSA_2048, "www-rsa")
@@ -66,7 +67,7 @@ class Started:
         bounds = ServiceLimits(limits.max_in_flight_per_connection, 5.0, 30.0, 0.002)
         self.service = Service(
             [open_token("vault", backend, places=2, queue=queue)],
-            [AccessRule(PROXY, ("www-*",))],
+            [AccessRule(PROXY, ("www-*",), digests=True)],
             bounds,
             self.ear,
             loop,
@@ -116,7 +117,7 @@ def fake() -> FakeBackend:
 async def test_every_scheme_signs_with_a_real_key(start: Start, home: NodeHome, scheme: Scheme) -> None:
     node = await start()
     link = await node.link()
-    message = os.urandom(1000)
+    message = key_exchange(randoms=os.urandom(64))
     for label in KEY_OF[scheme.family]:
         ski, public = home.keys[label]
         answer = await link.ask(ski, scheme, message)

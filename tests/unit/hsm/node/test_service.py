@@ -89,7 +89,7 @@ class Play:
         self.answers = Answers()
         self.service = Service(
             [open_token("vault", self.backend, places=threads, queue=queue, loop_queue=loop_queue)],
-            [AccessRule(PROXY, ("www-*",), ("*",))],
+            [AccessRule(PROXY, ("www-*",), ("*",), digests=True)],
             limits or limits_of(),
             self.ear,
             asyncio.get_running_loop(),
@@ -316,12 +316,12 @@ async def test_failures_of_the_backend_become_answers(
 
 
 async def test_changed_keys_change_what_clients_may_do(play: Play) -> None:
-    new = KeyEntry(b"\x04" * 20, KeyType.ED25519, "www-new")
+    new = KeyEntry(b"\x04" * 20, KeyType.P384, "www-new")
     play.backend.costs = {new: "cheap", MAIL: "cheap"}
     play.service.keys_changed()
     assert play.service.key_count == 2
     assert play.service.usable_keys(play.client) == (new,)
-    signed, gone = play.ask(new, Scheme.ED25519), play.ask(EC)
+    signed, gone = play.ask(new, Scheme.ECDSA_SHA256), play.ask(EC)
     await play.answered(2)
     assert signed in play.answers.signatures
     assert play.answers.errors[gone][0] is ErrorCode.KEY_NOT_FOUND

@@ -1,0 +1,101 @@
+"""What a node does for its tokens by the clock: tells them how much was signed, and has done what is due with keys.
+
+Each token on its own and in a thread, never on the way of a signature. What fails is logged once and tried again the
+next time; counts that could not be written are kept until then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
+
+from hsm.backends.lifecycle import may_be_due, run_due
+from hsm.node.blocking import BlockingCalls
+from hsm.node.opening.opened import OpenToken
+from hsm.node.usage import UsageCounts
+from hsm.shared.logs import get_logger
+
+
+def _utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+class TokenUpkeep:
+    """One token's share of the work. `node` is the name under which the node counts."""
+
+    def __init__(
+        self,
+        node: str,
+        token: OpenToken,
+        counts: UsageCounts,
+        calls: BlockingCalls,
+        *,
+        now: Callable[[], float] = time.monotonic,
+        wall: Callable[[], datetime] = _utc_now,
+    ) -> None:
+        self.name = token.name
+        self._node = node
+        self._token = token
+        self._counts = counts
+        self._calls = calls
+        self._now = now
+        self._wall = wall
+        self._turn = asyncio.Lock()
+        self._failures: dict[str, str] = {}
+        self._log = get_logger("upkeep")
+
+    async def run_forever(self, interval_s: float) -> None:
+        """Until cancelled."""
+        while True:
+            await asyncio.sleep(interval_s)
+            await self.tell_usage()
+            await self.do_what_is_due()
+
+    async def tell_usage(self) -> bool:
+        """Tells the token what was signed since the last time; False where it could not be told."""
+        async with self._turn:
+            taken = self._counts.take(self.name, self._wall(), self._now())
+            if not taken:
+                return True
+            try:
+                await self._calls.run(lambda: self._token.admin.add_usage(self._node, taken))
+            except BaseException as error:
+                # Also when cancelled: then the thread may write it all the same, and a count too high is no harm.
+                self._counts.give_back(self.name, taken)
+                if not isinstance(error, Exception):
+                    raise
+                self._failed("usage_not_told", error)
+                return False
+            self._failures.pop("usage_not_told", None)
+            return True
+
+    async def do_what_is_due(self) -> None:
+        """Has keys retired and destroyed whose time has come."""
+        holder = self._token.backend or self._token.awaited
+        wall = self._wall()
+        if holder is None or not may_be_due(holder, wall):
+            return
+        try:
+            said = await self._calls.run(lambda: run_due(self._token.admin, wall))
+        except Exception as error:
+            self._failed("keys_not_looked_after", error)
+            return
+        self._failures.pop("keys_not_looked_after", None)
+        for sentence in said:
+            self._log.warning("key_was_due", token=self.name, what=sentence)
+
+    def _failed(self, event: str, error: Exception) -> None:
+        # Only what the token's owner may be told is known to hold no secret.
+        refusal = self._token.refusal_of(error)
+        sentence = refusal.sentence if refusal is not None else type(error).__name__
+        if self._failures.get(event) != sentence:
+            self._log.error(event, token=self.name, error=sentence, hint="it is tried again")
+        self._failures[event] = sentence
+
+
+async def tell_all(upkeeps: Iterable[TokenUpkeep], timeout_s: float) -> None:
+    """The last time, when a node stops: all tokens at once, `timeout_s` at most."""
+    waits = [asyncio.wait_for(upkeep.tell_usage(), timeout_s) for upkeep in upkeeps]
+    await asyncio.gather(*waits, return_exceptions=True)
