@@ -10,7 +10,9 @@ from typing import Annotated, Any
 
 import typer
 
+from hsm.cli.fault import fault_app, show_profiles
 from hsm.cli.management_client import ManagementProblem, call, socket_of
+from hsm.cli.unseal import unseal_node
 
 node_app = typer.Typer(
     name="node", help="Run and check HSM nodes.", no_args_is_help=True, pretty_exceptions_show_locals=False
@@ -54,8 +56,15 @@ def show_status(
     typer.echo(json.dumps(status, indent=2) if as_json else _status_lines(status))
 
 
+node_app.add_typer(fault_app)
+node_app.command("profiles")(show_profiles)
+node_app.command("unseal")(unseal_node)
+
+
 def _status_lines(status: dict[str, Any]) -> str:
     state = "draining" if status["is_draining"] else "ready" if status["is_ready"] else "not ready"
+    if status.get("sealed"):
+        state = f"sealed ({', '.join(status['sealed'])}): give its shares with `sealgate node unseal`"
     lines = [
         f"{status['name']} {status['version']}: {state}, up {status['uptime_s']:.0f} s",
         f"keys {status['keys']} (revision {status['revision']})",
@@ -63,6 +72,8 @@ def _status_lines(status: dict[str, Any]) -> str:
     ]
     for token in status["tokens"]:
         lines.append(f"token {token['name']} ({token['kind']}): {token['state']}, keys {token['keys']}")
+        if "warning" in token["details"]:
+            lines.append(f"  {token['details']['warning']}")
         lines += [f"  {_lane_line(name, lane)}" for name, lane in token["lanes"].items()]
     return "\n".join(lines)
 

@@ -86,6 +86,12 @@ def decode(text: str) -> Share | Wrong:
     return _share(numbers.to_bytes(_BYTES))
 
 
+def is_complete(text: str) -> bool:
+    """Whether nothing more needs to be typed: for whoever reads a share line by line."""
+    lines = [line for line in text.splitlines() if not line.lstrip().startswith("#")]
+    return len(_BETWEEN.sub("", "".join(lines))) >= GROUPS * GROUP_CHARACTERS
+
+
 def _share(data: bytes) -> Share | Wrong:
     head, digest = data[:-_DIGEST_BYTES], data[-_DIGEST_BYTES:]
     if not hmac.compare_digest(_digest(head), digest):
