@@ -17,6 +17,7 @@ KEYS = {"name", "ours", "theirs", "unit", "ratio", "pairs", "spread", "note"}
     [
         ("handshakes", ["handshake-p256-tls13", "handshake-rsa2048-tls13"]),
         ("rate", ["handshake-rate-20ms"]),
+        ("nodes", ["node-vault-p256", "node-vault-rsa2048", "node-softhsm-p256", "node-softhsm-rsa2048"]),
     ],
 )
 def test_the_benchmark_measures_both_sides(tmp_path: Path, what: str, names: list[str]) -> None:
