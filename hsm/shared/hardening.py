@@ -38,22 +38,23 @@ def harden_process(*, locks_memory: bool = False) -> None:
             "no_new_privileges": lambda: _prctl(_PR_SET_NO_NEW_PRIVS, 1),
         }
     )
-    if locks_memory:
-        _lock_memory()
+    if locks_memory and (reason := lock_memory()) is not None:
+        get_logger("hardening").warning("memory_not_locked", error=reason, hint=_LOCK_HINT)
 
 
-def _lock_memory() -> None:
-    """Keep every page in memory that this process has and will have; pages take no room before they are used."""
-    log = get_logger("hardening")
+def lock_memory() -> str | None:
+    """Keep every page in memory that this process has and will have; pages take no room before they are used.
+
+    Returns why that can't be, or None. Children that are forked, and programs that are executed, are not locked.
+    """
     try:
         if (limit := _lock_limit()) is not None:
             # The kernel would let later allocations fail, thread stacks too, once their *size* reaches the limit.
-            log.warning("memory_not_locked", error=f"the limit of locked memory is {limit} bytes", hint=_LOCK_HINT)
-            return
+            return f"the limit of locked memory is {limit} bytes"
         _mlockall(_MCL_CURRENT | _MCL_FUTURE | _MCL_ONFAULT)
-        log.debug("memory_locked")
     except (OSError, ValueError) as error:
-        log.warning("memory_not_locked", error=str(error), hint=_LOCK_HINT)
+        return str(error)
+    return None
 
 
 def _lock_limit() -> int | None:

@@ -27,7 +27,7 @@ from hsm.backends.pkcs11.messages import Done, Ping, Request, Sign
 from hsm.backends.pkcs11.outbox import Outbox
 from hsm.backends.pkcs11.results import Failure, Refused
 from hsm.backends.pkcs11.signing_threads import SigningThreads
-from hsm.shared.hardening import harden_process
+from hsm.shared.hardening import harden_process, lock_memory
 
 TITLE = b"sealgate-token"
 _READ_BYTES = 256 * 1024
@@ -95,6 +95,7 @@ def _read(
 
 def _settle_in() -> None:
     harden_process()
+    lock_memory()  # where it may not, the node has said so
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if sys.platform.startswith("linux"):
         prctl = ctypes.CDLL(None).prctl
