@@ -217,10 +217,13 @@ class Link:
         """The clock that the session's deadlines are on."""
         return asyncio.get_running_loop().time()
 
-    def sign(self, ski: bytes, scheme: Scheme, message: bytes, *, timeout_s: float = PATIENCE_S) -> int:
-        """Queues a request; `flush` sends it."""
-        now = self.now()
-        return self.session.sign(ski, scheme, scheme.payload_of(message), now=now, deadline=now + timeout_s)
+    def sign(
+        self, ski: bytes, scheme: Scheme, message: bytes, *, timeout_s: float = PATIENCE_S, is_whole: bool = False
+    ) -> int:
+        """Queues a request, with the digest alone or with the whole message; `flush` sends it."""
+        now, digest = self.now(), scheme.payload_of(message)
+        sent = message if is_whole else b""
+        return self.session.sign(ski, scheme, digest, now=now, deadline=now + timeout_s, message=sent)
 
     def flush(self) -> None:
         """Sends what is queued."""
@@ -242,9 +245,11 @@ class Link:
                     return event
             assert await self.receive(), "the node closed the connection before it answered"
 
-    async def ask(self, ski: bytes, scheme: Scheme, message: bytes, *, timeout_s: float = PATIENCE_S) -> object:
+    async def ask(
+        self, ski: bytes, scheme: Scheme, message: bytes, *, timeout_s: float = PATIENCE_S, is_whole: bool = False
+    ) -> object:
         """Signs, and waits for what comes of it."""
-        request_id = self.sign(ski, scheme, message, timeout_s=timeout_s)
+        request_id = self.sign(ski, scheme, message, timeout_s=timeout_s, is_whole=is_whole)
         self.flush()
         return await self.answer(request_id)
 

@@ -21,7 +21,7 @@ def private_numbers_in(store: Path, key_file: Path) -> dict[str, tuple[int, int]
     opened = open_store(store, key_file=key_file)
     admin = VaultAdmin(opened)
     for record in admin.list():
-        key = admin._private(record.ski)
+        key, _ = admin._private(record.ski)
         if isinstance(key, rsa.RSAPrivateKey):
             numbers = key.private_numbers()
             found[f"{record.label} p"] = (numbers.p, key.key_size // 16)
