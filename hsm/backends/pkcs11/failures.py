@@ -20,7 +20,8 @@ def failed(request_id: int, error: Exception) -> Failed:
 def _kind_of(error: Exception) -> Failure:
     if isinstance(error, Refused):
         return error.failure
-    return Failure.TOKEN_GONE if isinstance(error, LibraryProblem) else Failure.BROKEN
+    # A file that is no library will not become one.
+    return Failure.UNFIT if isinstance(error, LibraryProblem) else Failure.BROKEN
 
 
 def _detail_of(error: Exception) -> str:
