@@ -15,6 +15,9 @@ import typer
 from hsm.cli.management_client import ManagementProblem, call, socket_of
 
 EXIT_FAILED = 1
+LEGEND = """Rates are those of one HSM and at most; latencies are those of a request that meets no other.
+published: read in the source named. derived: worked out from such a figure. reported: the source named has the
+figure, but it was not at hand when this was written. estimated: nobody publishes it."""
 
 fault_app = typer.Typer(
     name="fault",
@@ -115,6 +118,7 @@ def show_profiles(as_json: JsonOption = False) -> None:
         typer.echo(msgspec.json.format(msgspec.json.encode(list(PROFILES.values()))).decode())
         return
     typer.echo("\n\n".join(profile_table(profile) for profile in PROFILES.values()))
+    typer.echo(f"\n{LEGEND}")
 
 
 def profile_table(profile: Any) -> str:
