@@ -1,4 +1,4 @@
-"""A key made through one node signs on all nodes of its token within a second; after `destroy` on none.
+"""What is done to a key through one node is true on all nodes of its token within a second.
 
 Nodes on a PKCS#11 token hear of it when they look at the token the next time, which takes them a little longer.
 """
@@ -17,8 +17,9 @@ from hsm.wire.schemes import Scheme
 from proxy.demo.cluster import Cluster, NodeSpot
 from proxy.demo.processes import sealgate
 from tests.support.node import Link, verify
+from tests.support.tls_messages import certificate_verify
 
-MESSAGE = b"the message"
+MESSAGE = certificate_verify(b"a handshake")
 
 
 def key_command(cluster: Cluster, *arguments: str) -> str:
@@ -39,7 +40,7 @@ async def first_answer(
     link = await Link.open(f"127.0.0.1:{spot.port}", Identity(pki / "ca.pem", pki / "proxy.pem", pki / "proxy.key"))
     try:
         while True:
-            answer = await link.ask(ski, Scheme.ECDSA_SHA256, MESSAGE)
+            answer = await link.ask(ski, Scheme.ECDSA_SHA256, MESSAGE, is_whole=True)
             if is_wanted(answer) or time.monotonic() > deadline:
                 return answer
             await asyncio.sleep(0.01)
@@ -53,15 +54,27 @@ async def answers_of_all(cluster: Cluster, ski: bytes, is_wanted: Callable[[obje
     return list(await asyncio.gather(*asked))
 
 
+def is_signed(answer: object) -> bool:
+    return isinstance(answer, Signed)
+
+
+def is_refused(answer: object) -> bool:
+    return isinstance(answer, Failed)
+
+
 async def test_a_key_made_on_one_node_signs_on_all_within_a_second(each_cluster: Cluster) -> None:
-    cluster = each_cluster
-    made = json.loads(await asyncio.to_thread(key_command, cluster, "generate", "shared", "--type", "p256", "--json"))
+    async def say(*arguments: str) -> str:
+        return await asyncio.to_thread(key_command, each_cluster, *arguments)
+
+    made = json.loads(await say("generate", "shared", "--type", "p256", "--json"))
     ski = bytes.fromhex(made["ski"])
-    answers = await answers_of_all(cluster, ski, lambda answer: isinstance(answer, Signed))
-    for answer in answers:
-        assert isinstance(answer, Signed)
+    for answer in await answers_of_all(each_cluster, ski, is_signed):
+        assert isinstance(answer, Signed), answer
         verify(made["public_key"], Scheme.ECDSA_SHA256, answer.signature, MESSAGE)
-    await asyncio.to_thread(key_command, cluster, "destroy", "shared", "--yes")
-    gone = await answers_of_all(cluster, ski, lambda answer: isinstance(answer, Failed))
-    assert all(isinstance(answer, Failed) for answer in gone)
-    assert "shared" not in await asyncio.to_thread(key_command, cluster, "list")
+    await say("destroy", "shared", "--yes")
+    assert all(map(is_refused, await answers_of_all(each_cluster, ski, is_refused))), "it waits for its destruction"
+    await say("activate", "shared")
+    assert all(map(is_signed, await answers_of_all(each_cluster, ski, is_signed))), "it was taken back"
+    await say("destroy", "shared", "--yes", "--grace", "0")
+    assert all(map(is_refused, await answers_of_all(each_cluster, ski, is_refused)))
+    assert "shared" not in await say("list")
