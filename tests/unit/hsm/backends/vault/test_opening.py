@@ -5,8 +5,11 @@ from pathlib import Path
 import pytest
 
 from hsm.backends.vault import VaultError, VaultReason, create_store, open_store
+from hsm.backends.vault.opening import open_store_with, share_set_of
 from hsm.store import files
-from hsm.store.master_key import create_key_file
+from hsm.store.master_key import SharedSecret, create_key_file
+from hsm.store.shares import deal
+from hsm.store.store import Store
 
 
 def test_a_key_file_or_a_passphrase_file_opens_a_vault(tmp_path: Path) -> None:
@@ -40,3 +43,23 @@ def test_unsafe_and_missing_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(VaultError, match="chmod 600"):
         create_store(tmp_path / "s.db", key_file=key)
     assert not (tmp_path / "s.db").exists()
+
+
+def test_what_opened_a_vault_is_wiped(tmp_path: Path) -> None:
+    unlock = create_key_file(tmp_path / "key")
+    create_store(tmp_path / "s.db", key_file=tmp_path / "key").close()
+    open_store_with(tmp_path / "s.db", unlock).close()
+    assert unlock.key.reveal() == bytearray(32)
+    with pytest.raises(VaultError, match="the key file is not this store's"):
+        open_store_with(tmp_path / "s.db", unlock)
+
+
+def test_shares_are_asked_of_the_store(tmp_path: Path) -> None:
+    made = deal(2, 3)
+    Store.create(tmp_path / "s.db", SharedSecret(made.secret, made.share_set)).close()
+    assert share_set_of(tmp_path / "s.db") == made.share_set
+    create_key_file(tmp_path / "key")
+    create_store(tmp_path / "k.db", key_file=tmp_path / "key").close()
+    with pytest.raises(VaultError, match=r"k\.db is not opened by shares but by a key-file") as caught:
+        share_set_of(tmp_path / "k.db")
+    assert caught.value.reason is VaultReason.INVALID
