@@ -1,77 +1,107 @@
-"""`sealgate key`: make, list, certify, import and destroy keys of a running node, over its management socket."""
+"""`sealgate key`: the life of the keys of a running node, over its management socket."""
 
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from enum import StrEnum
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
+from urllib.parse import urlencode
 
 import typer
 
+from hsm.cli.key_options import (
+    ConfigOption,
+    DaysValidOption,
+    InactiveOption,
+    JsonOption,
+    KeyArgument,
+    MaxRateOption,
+    NamesOption,
+    NewKeyType,
+    NotAfterOption,
+    NotBeforeOption,
+    OutOption,
+    PurposeOption,
+    SchemesOption,
+    SocketOption,
+    SubjectOption,
+    TokenOption,
+    attributes_from,
+)
+from hsm.cli.key_output import key_details, key_table, time_of
 from hsm.cli.management_client import ManagementProblem, call, key_path, socket_of
+from hsm.cli.times import TextProblem, parse_duration, shown_duration, shown_time
 
 key_app = typer.Typer(
     name="key", help="Manage the keys of a node.", no_args_is_help=True, pretty_exceptions_show_locals=False
 )
 
-
-class NewKeyType(StrEnum):
-    """What a node can make; values as in `hsm.wire.schemes.KeyType`."""
-
-    P256 = "p256"
-    P384 = "p384"
-    P521 = "p521"
-    ED25519 = "ed25519"
-    RSA_2048 = "rsa-2048"
-    RSA_3072 = "rsa-3072"
-    RSA_4096 = "rsa-4096"
-
-
 EXIT_FAILED = 1
 EXIT_USAGE = 2
-WIDE = 160
-
-SocketOption = Annotated[Path | None, typer.Option("--socket", help="The node's management socket.")]
-ConfigOption = Annotated[Path | None, typer.Option("--config", "-c", help="The node's config; it names the socket.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
-KeyArgument = Annotated[str, typer.Argument(metavar="KEY", help="The key's label or its SKI in hex.")]
-OutOption = Annotated[Path | None, typer.Option("--out", "-o", help="File to write; default: standard output.")]
-SubjectOption = Annotated[str, typer.Option(help='Subject, such as "CN=www.example.com,O=Example".')]
-NamesOption = Annotated[list[str] | None, typer.Option("--name", "-n", help="DNS name or IP address; one at least.")]
 
 
 @key_app.command()
 def generate(
     label: Annotated[str, typer.Argument(help="A name for the key.")],
     type_: Annotated[NewKeyType, typer.Option("--type", "-t", help="Kind and size.")] = NewKeyType.P256,
+    token: TokenOption = "",
+    purpose: PurposeOption = None,
+    schemes: SchemesOption = None,
+    not_before: NotBeforeOption = None,
+    not_after: NotAfterOption = None,
+    days_valid: DaysValidOption = None,
+    max_rate: MaxRateOption = None,
+    inactive: InactiveOption = False,
     socket: SocketOption = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Make a new key inside the node. It can never be read out."""
-    _show(_ask(socket, config, "POST", "/keys", {"type": type_.value, "label": label})["key"], as_json)
+    """Make a new key inside a token. It can never be read out."""
+    with _clear_errors():
+        attributes = attributes_from(purpose, schemes, not_before, not_after, days_valid, max_rate)
+    body = {"type": type_.value, "label": label, "token": token, "active": not inactive, **attributes}
+    _show(_ask(socket, config, "POST", "/keys", body)["key"], as_json)
 
 
 @key_app.command("list")
-def list_keys(socket: SocketOption = None, config: ConfigOption = None, as_json: JsonOption = False) -> None:
-    """Show all keys."""
-    keys = _ask(socket, config, "GET", "/keys")["keys"]
+def list_keys(
+    token: TokenOption = "", socket: SocketOption = None, config: ConfigOption = None, as_json: JsonOption = False
+) -> None:
+    """Show all keys, of all tokens or of one."""
+    answer = _ask(socket, config, "GET", _at("/keys", token))
+    keys, unavailable = answer["keys"], answer["unavailable"]
     if as_json:
-        typer.echo(json.dumps(keys, indent=2))
-        return
-    _print_table(keys)
+        _print_json(keys)
+    elif keys:
+        is_terminal = sys.stdout.isatty()
+        width = shutil.get_terminal_size().columns if is_terminal else None
+        is_coloured = is_terminal and not os.environ.get("NO_COLOR")
+        shown = key_table(keys, datetime.now(UTC), width=width, is_coloured=is_coloured)
+        typer.echo(shown, color=is_coloured)
+    elif not unavailable:
+        typer.echo("no keys; `sealgate key generate LABEL` makes one")
+    for away in unavailable:
+        typer.echo(f"the keys of token {away['token']!r} can't be listed: {away['error']}", err=True)
+    if unavailable:
+        raise typer.Exit(EXIT_FAILED)
 
 
 @key_app.command()
 def show(
-    key: KeyArgument, socket: SocketOption = None, config: ConfigOption = None, as_json: JsonOption = False
+    key: KeyArgument,
+    token: TokenOption = "",
+    socket: SocketOption = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Show one key, with its public key."""
-    _show(_ask(socket, config, "GET", key_path(key))["key"], as_json)
+    _show(_ask(socket, config, "GET", _at(key_path(key), token))["key"], as_json)
 
 
 @key_app.command()
@@ -80,12 +110,14 @@ def csr(
     subject: SubjectOption = "",
     names: NamesOption = None,
     out: OutOption = None,
+    token: TokenOption = "",
     socket: SocketOption = None,
     config: ConfigOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Make a certificate signing request for a CA."""
     body = {"subject": subject, "names": names or []}
-    _write(_ask(socket, config, "POST", key_path(key, "csr"), body)["pem"], out)
+    _write(_ask(socket, config, "POST", _at(key_path(key, "csr"), token), body), out, as_json)
 
 
 @key_app.command("self-sign")
@@ -93,14 +125,16 @@ def self_sign(
     key: KeyArgument,
     subject: SubjectOption = "",
     names: NamesOption = None,
-    days: Annotated[int, typer.Option(min=1, max=397, help="How long it is valid.")] = 90,
+    days: Annotated[int, typer.Option(min=1, help="How long it is valid; 397 at most for a server.")] = 90,
     out: OutOption = None,
+    token: TokenOption = "",
     socket: SocketOption = None,
     config: ConfigOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Make a certificate signed by the key itself."""
     body = {"subject": subject, "names": names or [], "days": days}
-    _write(_ask(socket, config, "POST", key_path(key, "self-sign"), body)["pem"], out)
+    _write(_ask(socket, config, "POST", _at(key_path(key, "self-sign"), token), body), out, as_json)
 
 
 @key_app.command("import")
@@ -109,6 +143,14 @@ def import_key(
     file: Annotated[Path, typer.Argument(help='PEM file of the private key; "-" reads standard input.')],
     password_file: Annotated[Path | None, typer.Option(help="File whose first line is the PEM's password.")] = None,
     ask_password: Annotated[bool, typer.Option("--ask-password", help="Ask for the PEM's password.")] = False,
+    token: TokenOption = "",
+    purpose: PurposeOption = None,
+    schemes: SchemesOption = None,
+    not_before: NotBeforeOption = None,
+    not_after: NotAfterOption = None,
+    days_valid: DaysValidOption = None,
+    max_rate: MaxRateOption = None,
+    inactive: InactiveOption = False,
     socket: SocketOption = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
@@ -117,7 +159,10 @@ def import_key(
     from hsm.shared.hardening import forbid_core_files
 
     forbid_core_files()
-    body: dict[str, Any] = {"label": label, "pem": _read_pem(file)}
+    with _clear_errors():
+        attributes = attributes_from(purpose, schemes, not_before, not_after, days_valid, max_rate)
+    body: dict[str, Any] = {"label": label, "token": token, "active": not inactive, **attributes}
+    body["pem"] = _read_pem(file)
     if password_file is not None:
         body["password"] = (_read(password_file).splitlines() or [""])[0]
     elif ask_password:
@@ -125,19 +170,113 @@ def import_key(
     _show(_ask(socket, config, "POST", "/keys/import", body)["key"], as_json)
 
 
-@key_app.command()
-def destroy(
+@key_app.command("set")
+def set_attributes(
     key: KeyArgument,
-    yes: Annotated[bool, typer.Option("--yes", help="Really destroy it; there is no way back.")] = False,
+    token: TokenOption = "",
+    purpose: PurposeOption = None,
+    schemes: SchemesOption = None,
+    not_before: NotBeforeOption = None,
+    not_after: NotAfterOption = None,
+    days_valid: DaysValidOption = None,
+    max_rate: MaxRateOption = None,
     socket: SocketOption = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Destroy a key on all nodes that share the store, for ever."""
+    """Change what a key may do. "all" as scheme and "none" as time or rate take a limit away."""
+    with _clear_errors():
+        body = attributes_from(purpose, schemes, not_before, not_after, days_valid, max_rate)
+    if not body:
+        _fail("say what is to be changed; `sealgate key set --help` tells what can be", EXIT_USAGE)
+    _show(_ask(socket, config, "PATCH", _at(key_path(key), token), body)["key"], as_json)
+
+
+@key_app.command()
+def activate(
+    key: KeyArgument,
+    token: TokenOption = "",
+    socket: SocketOption = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Let a key sign for clients; takes back a retirement, a rotation and a destruction."""
+    changed = _ask(socket, config, "POST", _at(key_path(key, "activate"), token))["key"]
+    _say(f"{changed['label']} is active", changed, as_json)
+
+
+@key_app.command()
+def retire(
+    key: KeyArgument,
+    token: TokenOption = "",
+    socket: SocketOption = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Let a key sign for clients no more; it can be activated again."""
+    changed = _ask(socket, config, "POST", _at(key_path(key, "retire"), token))["key"]
+    _say(f"{changed['label']} is retired; `sealgate key activate` takes that back", changed, as_json)
+
+
+@key_app.command()
+def rotate(
+    key: KeyArgument,
+    subject: SubjectOption = "",
+    names: NamesOption = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="File for the certificate request; default: standard output.")
+    ] = None,
+    quiet: Annotated[str, typer.Option(help="The old key retires when it was not used for so long.")] = "10m",
+    token: TokenOption = "",
+    socket: SocketOption = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a key's successor and a request for its certificate; the old key retires when the new one took over."""
+    with _clear_errors():
+        span = parse_duration(quiet)
+    body = {"subject": subject, "names": names or [], "quiet_s": span.total_seconds()}
+    done = _ask(socket, config, "POST", _at(key_path(key, "rotate"), token), body)
+    old, successor = done["key"]["label"], done["successor"]["label"]
+    if not as_json:
+        # Not to standard output, which may be the request's way to the CA.
+        typer.echo(f"made {successor} ({done['successor']['ski']}) to take the place of {old}", err=True)
+        typer.echo(f"next: let access rules allow {successor}, have its request certified, give proxies the", err=True)
+        typer.echo(
+            f"certificate in place of {old}'s; {old} retires {shown_duration(span)} after its last use", err=True
+        )
+    _write(done, out, as_json)
+
+
+@key_app.command()
+def destroy(
+    key: KeyArgument,
+    yes: Annotated[bool, typer.Option("--yes", help="Really do it: afterwards there is no way back.")] = False,
+    grace: Annotated[
+        str, typer.Option(help="Until then it can be taken back, such as 12h; 0 destroys at once.")
+    ] = "7d",
+    token: TokenOption = "",
+    socket: SocketOption = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Destroy a key for ever, after a grace period in which it does not sign and `activate` takes it back."""
+    with _clear_errors():
+        span = parse_duration(grace)
     if not yes:
-        _fail(f"destroying {key!r} can't be undone; add --yes to do it", EXIT_USAGE)
-    gone = _ask(socket, config, "DELETE", key_path(key))["key"]
-    typer.echo(json.dumps(gone, indent=2) if as_json else f"destroyed {gone['label']} ({gone['ski']})")
+        when = f"after {shown_duration(span)}" if span else "at all"
+        _fail(f"{key!r} would sign no more, and destroying it can't be undone {when}; add --yes to do it", EXIT_USAGE)
+    body = {"grace_s": span.total_seconds()}
+    changed = _ask(socket, config, "POST", _at(key_path(key, "destroy"), token), body)["key"]
+    label, end = changed["label"], time_of(changed["destroy_at"])
+    if not span or end is None:
+        return _say(f"destroyed {label} ({changed['ski']})", changed, as_json)
+    sentence = f"{label} signs no more and is destroyed at {shown_time(end)}; `sealgate key activate` takes that back"
+    return _say(sentence, changed, as_json)
+
+
+def _at(path: str, token: str) -> str:
+    return f"{path}?{urlencode({'token': token})}" if token else path
 
 
 def _ask(socket: Path | None, config: Path | None, method: str, path: str, body: object | None = None) -> Any:
@@ -151,11 +290,13 @@ def _clear_errors() -> Iterator[None]:
 
     try:
         yield
+    except TextProblem as problem:
+        _fail(str(problem), EXIT_USAGE)
     except (ManagementProblem, ConfigError) as error:
         _fail(str(error), EXIT_FAILED)
 
 
-def _fail(sentence: str, status: int) -> None:
+def _fail(sentence: str, status: int) -> NoReturn:
     typer.echo(sentence, err=True)
     raise typer.Exit(status)
 
@@ -167,7 +308,6 @@ def _read_pem(file: Path) -> str:
         return sys.stdin.read()
     except UnicodeDecodeError:
         _fail("standard input is not text; give the PEM of a private key", EXIT_FAILED)
-        raise
 
 
 def _read(file: Path) -> str:
@@ -176,46 +316,34 @@ def _read(file: Path) -> str:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not text"
         _fail(f"can't read {file}: {reason}", EXIT_FAILED)
-        raise
 
 
-def _write(pem: str, out: Path | None) -> None:
+def _write(answer: dict[str, Any], out: Path | None, as_json: bool) -> None:
+    """The PEM of an answer to a file or standard output; as JSON the whole answer to standard output."""
+    if as_json:
+        _print_json(answer)
     if out is None:
-        typer.echo(pem, nl=False)
+        typer.echo("" if as_json else answer["pem"], nl=False)
         return
     try:
-        out.write_text(pem)
+        out.write_text(answer["pem"])
     except OSError as error:
         _fail(f"can't write {out}: {error.strerror}", EXIT_FAILED)
 
 
+def _say(sentence: str, key: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        _print_json(key)
+    else:
+        typer.echo(sentence)
+
+
 def _show(key: dict[str, Any], as_json: bool) -> None:
     if as_json:
-        typer.echo(json.dumps(key, indent=2))
-        return
-    for field in ("label", "ski", "type", "created", "imported"):
-        typer.echo(f"{field + ':':<10}{key[field] if field != 'imported' else _origin(key)}")
-    typer.echo(key["public_key"], nl=False)
+        _print_json(key)
+    else:
+        typer.echo(key_details(key, datetime.now(UTC)))
 
 
-def _origin(key: dict[str, Any]) -> str:
-    return "imported" if key["imported"] else "made here"
-
-
-def _print_table(keys: list[dict[str, Any]]) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=box.SIMPLE, padding=(0, 1, 0, 0))
-    for heading in ("Label", "Type", "Origin", "Created", "SKI"):
-        table.add_column(heading, no_wrap=heading != "Label", overflow="fold")
-    for key in keys:
-        cells = (key["label"], key["type"], _origin(key), key["created"][:10], key["ski"])
-        table.add_row(*(Text(cell) for cell in cells))
-    console = Console()
-    if not console.is_terminal:
-        # A pipe has no width: nothing is to be cut.
-        console = Console(width=WIDE)
-    console.print(table if keys else "no keys; `sealgate key generate LABEL` makes one")
+def _print_json(value: object) -> None:
+    typer.echo(json.dumps(value, indent=2))

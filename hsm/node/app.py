@@ -248,10 +248,11 @@ class Node:
         except Exception as error:
             self._log.error("token_close_failed", token=token.name, error=type(error).__name__)
 
-    async def refresh(self) -> None:
-        """Takes up keys that came or went, here or through another node, and tells the clients."""
+    async def refresh(self, token: str) -> None:
+        """Takes up what changed in a token, here or through another node, and tells the clients."""
         for refresh in self._refreshes:
-            await refresh.refresh()
+            if refresh.name == token:
+                await refresh.refresh()
 
     def _keys_changed(self) -> None:
         assert self._service is not None

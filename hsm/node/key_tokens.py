@@ -7,7 +7,7 @@ goes wrong becomes a `Refused`. Knows neither HTTP nor what an operation does.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -24,6 +24,7 @@ from hsm.wire.messages import KeyEntry
 T = TypeVar("T")
 
 MAX_WAITING = 16
+_NOTHING: Mapping[str, object] = {}
 
 
 class Refused(Exception):
@@ -137,10 +138,17 @@ class KeyTokens:
             raise Refused(404, f"no token of this node has a key {reference!r}; list the keys to see their names")
         return found
 
-    async def run(self, token: OwnedToken, operation: str, key: str, work: Callable[[KeyAdmin], T]) -> T:
+    async def run(
+        self,
+        token: OwnedToken,
+        operation: str,
+        key: str,
+        work: Callable[[KeyAdmin], T],
+        told: Mapping[str, object] = _NOTHING,
+    ) -> T:
         """What `work` makes with the token's admin, in a thread, in turn; how it went is counted and logged.
 
-        Raises Refused.
+        `told` is logged, too: what was asked for, without anything secret. Raises Refused.
         """
         try:
             result = await self._in_turn(token, work)
@@ -149,7 +157,7 @@ class KeyTokens:
             raise self._failure(operation, key, token, error) from None
         self._observer.management_done(operation, is_ok=True)
         if operation not in ("list", "show"):
-            self._log.info("management_done", operation=operation, key=key, token=token.name)
+            self._log.info("management_done", operation=operation, key=key, token=token.name, **told)
         return result
 
     async def _in_turn(self, token: OwnedToken, work: Callable[[KeyAdmin], T]) -> T:

@@ -26,7 +26,7 @@ be left out, except "token" where the node has several. Errors are {"error": "a 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TypeVar
 
@@ -58,6 +58,7 @@ from hsm.shared.logs import get_logger
 T = TypeVar("T")
 
 MAX_BODY_BYTES = 131_072
+_NOTHING: Mapping[str, object] = {}
 OPERATIONS = (
     *("list", "show", "generate", "import", "csr", "self-sign"),
     *("set", "activate", "retire", "rotate", "destroy"),
@@ -65,17 +66,20 @@ OPERATIONS = (
 
 
 class Management:
-    """The API's handlers. `on_change` is called in the loop after each operation that may have changed the keys."""
+    """The API's handlers."""
 
     def __init__(
         self,
         tokens: Sequence[OpenToken],
         observer: NodeObserver,
         status: Callable[[], NodeStatus],
-        on_change: Callable[[], Awaitable[None]],
+        on_change: Callable[[str], Awaitable[None]],
         calls: BlockingCalls,
     ) -> None:
-        """`tokens` may be empty until `tokens_opened`; what concerns keys is refused until then."""
+        """`on_change` is called in the loop, with the token's name, after each operation that may have changed keys.
+
+        `tokens` may be empty until `tokens_opened`; what concerns keys is refused until then.
+        """
         self._tokens = KeyTokens(tokens, observer, calls)
         self._status = status
         self._on_change = on_change
@@ -143,7 +147,7 @@ class Management:
         def make(admin: KeyAdmin) -> KeyRecord:
             return admin.generate(body.type, body.label, body.attributes())
 
-        record = await self._tokens.run(token, "generate", body.label, make)
+        record = await self._tokens.run(token, "generate", body.label, make, _told(body.attributes()))
         return await self._changed(KeyView.of(token.name, record, Usage()), 201)
 
     async def _import(self, request: web.Request) -> web.Response:
@@ -155,7 +159,7 @@ class Management:
         def take_in(admin: KeyAdmin) -> KeyRecord:
             return admin.import_pem(pem, password, body.label, body.attributes())
 
-        record = await self._tokens.run(token, "import", body.label, take_in)
+        record = await self._tokens.run(token, "import", body.label, take_in, _told(body.attributes()))
         return await self._changed(KeyView.of(token.name, record, Usage()), 201)
 
     async def _csr(self, request: web.Request) -> web.Response:
@@ -192,7 +196,9 @@ class Management:
 
     async def _set(self, request: web.Request) -> web.Response:
         changes = await _body(request, AttributeChanges)
-        return await self._change(request, "set", lambda record: lifecycle.changed(record, _now(), changes))
+        return await self._change(
+            request, "set", lambda record: lifecycle.changed(record, _now(), changes), _told(changes)
+        )
 
     async def _activate(self, request: web.Request) -> web.Response:
         return await self._change(request, "activate", lambda record: lifecycle.activated(record, _now()))
@@ -203,9 +209,11 @@ class Management:
     async def _destroy(self, request: web.Request) -> web.Response:
         body = await _body(request, DestroyBody)
         if body.grace_s == 0:
-            return await self._answer(request, "destroy", lambda admin, key: admin.destroy(key), is_change=True)
+            return await self._answer(request, "destroy", lambda admin, key: admin.destroy(key), _told(body))
         grace = timedelta(seconds=body.grace_s)
-        return await self._change(request, "destroy", lambda record: lifecycle.scheduled(record, _now(), grace))
+        return await self._change(
+            request, "destroy", lambda record: lifecycle.scheduled(record, _now(), grace), _told(body)
+        )
 
     async def _rotate(self, request: web.Request) -> web.Response:
         body = await _body(request, RotateBody)
@@ -217,22 +225,25 @@ class Management:
             key,
             lambda admin: rotate(admin, key, _now(), body.wanted(), quiet_s=body.quiet_s, taken=taken),
         )
-        await self._take_up(done.successor.label)
+        await self._take_up(token.name, done.successor.label)
         old, successor = (KeyView.of(token.name, record, Usage()) for record in (done.old, done.successor))
         return json_response({"key": old, "successor": successor, "pem": done.csr.decode("ascii")}, 201)
 
     async def _change(
-        self, request: web.Request, operation: str, make: Callable[[KeyRecord], KeyAttributes]
+        self,
+        request: web.Request,
+        operation: str,
+        make: Callable[[KeyRecord], KeyAttributes],
+        told: Mapping[str, object] = _NOTHING,
     ) -> web.Response:
-        return await self._answer(request, operation, lambda admin, key: admin.change(key, make), is_change=True)
+        return await self._answer(request, operation, lambda admin, key: admin.change(key, make), told)
 
     async def _answer(
         self,
         request: web.Request,
         operation: str,
         work: Callable[[KeyAdmin, str], KeyRecord],
-        *,
-        is_change: bool = False,
+        told: Mapping[str, object] = _NOTHING,
     ) -> web.Response:
         """Runs an operation on the key that the request names, and answers with the key as it is then."""
         key = request.match_info["key"]
@@ -243,24 +254,30 @@ class Management:
             record = work(admin, key)
             return KeyView.of(token.name, record, usage.get(record.ski, Usage()))
 
-        found = await self._tokens.run(token, operation, key, view)
-        return await self._changed(found, 200) if is_change else json_response({"key": found})
+        found = await self._tokens.run(token, operation, key, view, told)
+        return await self._changed(found, 200) if operation != "show" else json_response({"key": found})
 
     async def _token_of(self, request: web.Request) -> OwnedToken:
         return await self._tokens.holding(request.match_info["key"], request.query.get("token", ""))
 
     async def _changed(self, view: KeyView, status: int) -> web.Response:
-        await self._take_up(view.label)
+        await self._take_up(view.token, view.label)
         return json_response({"key": view}, status)
 
-    async def _take_up(self, label: str) -> None:
+    async def _take_up(self, token: str, label: str) -> None:
         # Durable and usable here before it is acknowledged; other nodes follow within their refresh interval.
         try:
-            await self._on_change()
+            await self._on_change(token)
         except Exception as error:
             self._log.error("change_not_taken_up", key=label, error=type(error).__name__)
-            sentence = f"the change of {label!r} is stored, but this node can't read its token now; see its log"
+            sentence = f"the change of {label!r} is stored, but this node can't read token {token!r} now; see its log"
             raise Refused(503, sentence) from None
+
+
+def _told(said: msgspec.Struct) -> Mapping[str, object]:
+    """What an operation was told, for the log."""
+    fields: Mapping[str, object] = msgspec.to_builtins(said)
+    return fields
 
 
 def _now() -> datetime:

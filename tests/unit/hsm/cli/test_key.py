@@ -14,10 +14,9 @@ from cryptography.hazmat.primitives.serialization import BestAvailableEncryption
 from structlog.testing import capture_logs
 from typer.testing import CliRunner, Result
 
-from hsm.cli.key import NewKeyType, key_app
+from hsm.cli.key import key_app
 from hsm.node.app import Node
 from hsm.node.config import load_config
-from hsm.wire.schemes import KeyType
 from tests.support import pki
 from tests.support.node import NodeHome, make_home
 
@@ -54,17 +53,81 @@ async def test_a_key_is_made_listed_shown_and_destroyed(shell: Shell) -> None:
     made = await shell.json("generate", "www-new", "--type", "ed25519")
     assert made["type"] == "ed25519"
     shown = await shell.run("show", "www-new")
-    assert f"ski:      {made['ski']}" in shown.stdout
-    assert "made here" in shown.stdout
-    assert "-----BEGIN PUBLIC KEY-----" in shown.stdout
+    assert f"ski:        {made['ski']}\n" in shown.stdout
+    assert "last used:  never\n" in shown.stdout
+    assert shown.stdout.endswith("-----END PUBLIC KEY-----\n")
     listed = await shell.run("list")
-    for word in ("Label", "www-new", "ed25519", str(made["ski"])):
+    for word in ("LABEL", "www-new", "ed25519", str(made["ski"])):
         assert word in listed.stdout
-    refused = await shell.run("destroy", "www-new")
-    assert (refused.exit_code, refused.stderr) == (2, "destroying 'www-new' can't be undone; add --yes to do it\n")
-    gone = await shell.run("destroy", "www-new", "--yes")
+    assert "TOKEN" not in listed.stdout, "there is one only"
+    gone = await shell.run("destroy", "www-new", "--yes", "--grace", "0")
     assert gone.stdout == f"destroyed www-new ({made['ski']})\n"
     assert "www-new" not in (await shell.run("list", "--json")).stdout
+
+
+async def test_destruction_needs_yes_and_can_be_taken_back(shell: Shell) -> None:
+    refused = await shell.run("destroy", "mail")
+    assert (refused.exit_code, refused.stdout) == (2, "")
+    assert refused.stderr == (
+        "'mail' would sign no more, and destroying it can't be undone after 7d; add --yes to do it\n"
+    )
+    assert "can't be undone at all" in (await shell.run("destroy", "mail", "--grace", "0")).stderr
+    done = await shell.run("destroy", "mail", "--yes", "--grace", "12h")
+    assert done.stdout.startswith("mail signs no more and is destroyed at 20")
+    assert "`sealgate key activate` takes that back" in done.stdout
+    assert "to be destroyed 20" in (await shell.run("list")).stdout
+    assert (await shell.run("activate", "mail")).stdout == "mail is active\n"
+    assert (await shell.json("show", "mail"))["destroy_at"] is None
+    gone = await shell.json("destroy", "mail", "--yes", "--grace", "30m")
+    assert gone["state"] == "destroying"
+
+
+async def test_attributes_are_given_and_changed(shell: Shell) -> None:
+    made = await shell.json(
+        *("generate", "sign", "--purpose", "code-signing", "--inactive", "--max-rate", "2.5"),
+        *("--scheme", "ecdsa_sha384", "--not-before", "2030-01-01", "--days-valid", "10"),
+    )
+    assert (made["state"], made["purpose"], made["max_rate"]) == ("inactive", "code-signing", 2.5)
+    assert (made["not_before"], made["not_after"]) == ("2030-01-01T00:00:00Z", "2030-01-11T00:00:00Z")
+    shown = (await shell.run("show", "sign")).stdout
+    for line in ("schemes:     ecdsa_sha384", "rate:        at most 2.5 signatures/s by each node"):
+        assert line in shown
+    arguments = ("--scheme", "all", "--not-before", "none", "--not-after", "none", "--max-rate", "none")
+    changed = await shell.json("set", "sign", "--purpose", "general", *arguments)
+    assert changed["schemes"] == []
+    assert {changed[name] for name in ("not_before", "not_after", "max_rate")} == {None}
+    assert changed["purpose"] == "general"
+    assert (await shell.run("retire", "sign")).stdout.startswith("sign is retired; `sealgate key activate`")
+    assert (await shell.json("activate", "sign"))["state"] == "active"
+    assert (await shell.json("retire", "sign"))["state"] == "retired"
+
+
+async def test_a_key_is_rotated(shell: Shell, tmp_path: Path) -> None:
+    out = tmp_path / "out.csr"
+    done = await shell.run("rotate", "www-p256", "--name", "www.example", "--quiet", "90s", "--out", str(out))
+    assert (done.exit_code, done.stdout) == (0, "")
+    assert "made www-p256-2 (" in done.stderr
+    assert "www-p256 retires 90s after its last use" in done.stderr
+    x509.load_pem_x509_csr(out.read_bytes())
+    assert "retires once www-p256-2 has taken over" in (await shell.run("list")).stdout
+    again = await shell.json("rotate", "www-p256-2", "--name", "www.example")
+    assert x509.load_pem_x509_csr(str(again["pem"]).encode()).is_signature_valid
+    plain = await shell.run("rotate", "mail", "--name", "mail.example")
+    assert x509.load_pem_x509_csr(plain.stdout.encode()).is_signature_valid, "nothing but the request is in a pipe"
+
+
+async def test_every_command_speaks_json(shell: Shell, tmp_path: Path) -> None:
+    pem = tmp_path / "a.key"
+    pem.write_bytes(pki.make_ca("c").key_pem)
+    for arguments in (
+        ("generate", "a"), ("list",), ("show", "a"), ("csr", "a", "-n", "a.example"),
+        ("self-sign", "a", "-n", "a.example"), ("import", "b", str(pem)), ("set", "a", "--max-rate", "5"),
+        ("retire", "a"), ("activate", "a"), ("rotate", "a", "-n", "a.example"), ("destroy", "a", "--yes"),
+    ):  # fmt: skip
+        assert await shell.json(*arguments), arguments
+    commands = {command.name or getattr(command.callback, "__name__", "") for command in key_app.registered_commands}
+    walked = {"generate", "list", "show", "csr", "self-sign", "import", "set", "retire", "activate", "rotate"}
+    assert commands == walked | {"destroy"}
 
 
 async def test_certificates_go_to_a_file_or_to_standard_output(shell: Shell, tmp_path: Path) -> None:
@@ -91,7 +154,7 @@ async def test_a_key_is_imported_from_file_standard_input_and_with_a_password(sh
         "import", "locked", str(tmp_path / "locked.key"), "--password-file", str(tmp_path / "password")
     )
     assert result.exit_code == 0, result.output
-    assert "imported: imported" in result.stdout
+    assert "origin:     imported: copies may exist outside" in result.stdout
     result = await shell.run(
         "import", "piped", "-", stdin=pki.Issued(pki.make_ca("d").certificate, second).key_pem.decode()
     )
@@ -117,6 +180,10 @@ async def test_a_wrong_password_is_one_sentence_without_it(shell: Shell, tmp_pat
         (["generate", "mail"], "exists already; choose another label"),
         (["generate", "a b"], "label"),
         (["csr", "mail"], "give at least one name"),
+        (["self-sign", "mail", "-n", "a.example", "--days", "398"], "days must be 1 to 397 for a tls-server key"),
+        (["generate", "x", "--scheme", "dsa"], "'dsa' is no scheme; choose of"),
+        (["show", "mail", "--token", "hsm"], "this node has no token 'hsm'; it has vault"),
+        (["rotate", "mail"], "give at least one name"),
         (["import", "x", "/nonexistent.pem"], "can't read /nonexistent.pem: No such file or directory"),
     ],
 )
@@ -125,6 +192,24 @@ async def test_errors_are_one_clear_sentence(shell: Shell, arguments: list[str],
     assert result.exit_code == 1
     assert message in result.stderr
     assert "Traceback" not in result.output
+    assert len(result.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["destroy", "mail", "--yes", "--grace", "1w"], "'1w' is no duration"),
+        (["rotate", "mail", "--quiet", "soon"], "'soon' is no duration"),
+        (["generate", "x", "--not-after", "tomorrow"], "'tomorrow' is no time"),
+        (["generate", "x", "--not-after", "2030-01-01", "--days-valid", "3"], "either --not-after or --days-valid"),
+        (["generate", "x", "--max-rate", "inf"], "'inf' is no rate"),
+        (["set", "mail"], "say what is to be changed"),
+    ],
+)
+def test_what_is_typed_wrongly_is_told_before_a_node_is_asked(arguments: list[str], message: str) -> None:
+    result = CliRunner().invoke(key_app, [*arguments, "--socket", "/nonexistent.sock"])
+    assert result.exit_code == 2
+    assert message in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1
 
 
@@ -144,7 +229,3 @@ def test_without_a_node_it_is_said_who_is_missing(tmp_path: Path, monkeypatch: p
         dead.bind("dead.sock")
     result = CliRunner().invoke(key_app, ["list", "--socket", "dead.sock"])
     assert (result.exit_code, result.stderr) == (1, "nobody listens on dead.sock; is the node running?\n")
-
-
-def test_the_command_offers_every_type_that_can_be_made() -> None:
-    assert {type_.value for type_ in NewKeyType} == {type_.value for type_ in KeyType} - {KeyType.RSA_OTHER.value}

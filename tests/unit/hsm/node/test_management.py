@@ -13,6 +13,7 @@ from typing import Any
 import aiohttp
 import pytest
 from cryptography import x509
+from structlog.testing import capture_logs
 
 from hsm.backends.attributes import KeyState, Usage
 from hsm.backends.base import BackendError
@@ -70,13 +71,13 @@ class Api:
         self.socket = socket
         self.management = Management(tokens, self.ear, lambda: STATUS, self.changed, BlockingCalls())
 
-    async def changed(self) -> None:
+    async def changed(self, name: str) -> None:
         self.changes += 1
         if self.failure is not None:
             raise self.failure
-        for token in self.tokens:
-            assert token.backend is not None
-            token.backend.refresh()
+        (backend,) = (token.backend for token in self.tokens if token.name == name)
+        assert backend is not None
+        backend.refresh()
 
     async def call(self, method: str, path: str, body: Any = None, **more: Any) -> tuple[int, Any]:
         connector = aiohttp.UnixConnector(path=str(self.socket))
@@ -315,7 +316,7 @@ async def test_a_label_in_two_tokens_is_a_conflict_that_names_them(two: Api) -> 
     status, error = await two.error("POST", "/keys", {"type": "p256", "label": "mail", "token": "two"})
     assert (status, error) == (409, "token 'one' has a key labelled 'mail' already; choose another label")
     two.tokens[1].admin.generate(two.tokens[0].admin.list()[0].type, "mail", two.tokens[0].admin.list()[0].attributes)
-    await two.changed()
+    await two.changed("two")
     status, error = await two.error("POST", "/keys/mail/destroy", {"grace_s": 0})
     assert (status, error) == (409, "the tokens 'one' and 'two' both have a key 'mail'; say which token is meant")
     assert (await two.key("POST", "/keys/mail/destroy?token=two", {"grace_s": 0}))["token"] == "two"
@@ -358,6 +359,30 @@ async def test_before_the_tokens_are_open_it_is_said_why(tmp_path: Path, api: Ap
     early.management.tokens_opened(api.tokens)
     assert (await early.key("GET", "/keys/mail"))["label"] == "mail"
     await running.stop()
+
+
+async def test_what_was_done_to_which_key_is_logged_with_what_was_said(api: Api) -> None:
+    pem = pki.make_ca("x").key_pem.decode()
+    with capture_logs() as logs:
+        await api.key("POST", "/keys", {"type": "p256", "label": "a", "purpose": "ca"})
+        await api.key("POST", "/keys/import", {"pem": pem, "label": "b", "max_rate": 2})
+        await api.key("PATCH", "/keys/mail", {"max_rate": None, "not_after": "2030-01-01T00:00:00Z"})
+        await api.key("POST", "/keys/mail/destroy", {"grace_s": 60})
+        await api.key("GET", "/keys/mail")
+    lines = [{name: line[name] for name in line if name not in ("log_level", "event", "room")} for line in logs]
+    assert lines == [
+        {"operation": "generate", "key": "a", "token": "vault", "purpose": "ca"},
+        {"operation": "import", "key": "b", "token": "vault", "max_rate": 2.0},
+        {
+            "operation": "set",
+            "key": "mail",
+            "token": "vault",
+            "max_rate": None,
+            "not_after": "2030-01-01T00:00:00Z",
+        },
+        {"operation": "destroy", "key": "mail", "token": "vault", "grace_s": 60.0},
+    ]
+    assert "PRIVATE" not in str(logs)
 
 
 async def test_each_operation_is_counted_by_its_name(api: Api) -> None:
