@@ -147,7 +147,7 @@ class Custodian:
 
 
 def _opened_sessions(token: Token, count: int) -> tuple[list[Session], tuple[str, ...]]:
-    """That many sessions, or as many as it gives; one after the other, because some HSMs fail when many come at once."""
+    """That many sessions, or as many as the token gives; one by one, because some HSMs fail when many come at once."""
     sessions: list[Session] = []
     for _ in range(count):
         session = Session(token)
