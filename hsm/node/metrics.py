@@ -17,7 +17,7 @@ from prometheus_client import (
     ProcessCollector,
     generate_latest,
 )
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from hsm.node.observe import ConnectionEnd, DenialReason, LaneStatus, NodeObserver, NodeStatus, Outcome
@@ -166,11 +166,21 @@ class _StatusCollector(Collector):
     def _tokens(self, status: NodeStatus) -> Iterable[Metric]:
         up = GaugeMetricFamily("sealgate_node_token_up", "1 while the token can sign.", labels=("token", "kind"))
         keys = GaugeMetricFamily("sealgate_node_token_keys", "Keys the token signs with.", labels=("token",))
+        failures = CounterMetricFamily(
+            "sealgate_node_token_failures_total",
+            "Processes of tokens that crashed or hung, and were replaced.",
+            labels=("token", "reason"),
+        )
         for token in status.tokens:
             up.add_metric((token.name, token.kind), int(token.is_up))
             keys.add_metric((token.name,), token.keys)
+            for reason, detail in _TOKEN_FAILURES:
+                count = token.details.get(detail)
+                if isinstance(count, int):
+                    failures.add_metric((token.name, reason), count)
         yield up
         yield keys
+        yield failures
 
     def _lanes(self, status: NodeStatus) -> Iterable[Metric]:
         for name, text, read in _LANE_GAUGES:
@@ -180,6 +190,9 @@ class _StatusCollector(Collector):
                     family.add_metric((token.name, lane.value), read(lane_status))
             yield family
 
+
+_TOKEN_FAILURES = (("crash", "crashes"), ("hang", "hangs"))
+"""Labels, and what tokens with a process of their own call them in their details."""
 
 _LANE_GAUGES: tuple[tuple[str, str, Callable[[LaneStatus], float]], ...] = (
     ("sealgate_node_queue_depth", "Requests that wait.", lambda lane: lane.queued),

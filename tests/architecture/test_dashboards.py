@@ -19,7 +19,19 @@ def metric_names() -> set[str]:
     return set(re.findall(r'"(sealgate_[a-z0-9_]+)"', text))
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "grafana" / "dashboards").glob("*.json")), ids=lambda p: p.name)
+FROM_PROMETHEUS = {"instance", "job", "le"}
+"""Labels that nobody exports by name: the target that was scraped, and the bounds of buckets."""
+BOARDS = pytest.mark.parametrize("path", sorted((ROOT / "grafana" / "dashboards").glob("*.json")), ids=lambda p: p.name)
+
+
+def labels_of() -> dict[str, set[str]]:
+    """The labels of each metric, out of the tables that tests compare with the programs."""
+    text = "".join((ROOT / "docs" / name).read_text() for name in ("metrics.md", "node.md"))
+    rows = re.findall(r"^\| `(sealgate_[a-z0-9_]+)` \|(.*)$", text, re.MULTILINE)
+    return {name: set(re.findall(r"`([a-z_]+)`", rest.split("|")[1])) for name, rest in rows}
+
+
+@BOARDS
 def test_dashboard_asks_for_metrics_that_exist(path: Path) -> None:
     board = json.loads(path.read_text())
     expressions = [target["expr"] for panel in board["panels"] for target in panel.get("targets", [])]
@@ -31,6 +43,33 @@ def test_dashboard_asks_for_metrics_that_exist(path: Path) -> None:
             assert name in known or plain in known, f"{path.name} asks for {name}, which nobody exports"
     identifiers = [panel["id"] for panel in board["panels"]]
     assert len(identifiers) == len(set(identifiers))
+
+
+@BOARDS
+def test_dashboard_asks_for_labels_that_exist(path: Path) -> None:
+    known = labels_of()
+    targets = [target for panel in json.loads(path.read_text())["panels"] for target in panel.get("targets", [])]
+    for target in targets:
+        expression = target["expr"]
+        asked = set(re.findall(r"(\w+)(?==|!=|=~|!~)", " ".join(re.findall(r"\{(.*?)\}", expression))))
+        for group in re.findall(r"by \(([^)]*)\)", expression):
+            asked |= {label.strip() for label in group.split(",")}
+        asked |= set(re.findall(r"\{\{(\w+)\}\}", target["legendFormat"]))
+        for name in re.findall(r"sealgate_[a-z0-9_]+", expression):
+            plain = next((name.removesuffix(suffix) for suffix in SUFFIXES if name.endswith(suffix)), name)
+            labels = known[name] if name in known else known[plain]
+            assert asked <= labels | FROM_PROMETHEUS, f"{path.name}: {expression} asks for {asked - labels}"
+
+
+@BOARDS
+def test_panels_do_not_overlap(path: Path) -> None:
+    taken: dict[tuple[int, int], str] = {}
+    for panel in json.loads(path.read_text())["panels"]:
+        spot = panel["gridPos"]
+        for x in range(spot["x"], spot["x"] + spot["w"]):
+            for y in range(spot["y"], spot["y"] + spot["h"]):
+                assert (x, y) not in taken, f"{panel['title']} lies on {taken[x, y]}"
+                taken[x, y] = panel["title"]
 
 
 def test_prometheus_config_is_good() -> None:

@@ -32,7 +32,7 @@ STATUS = NodeStatus(
             {LaneName.CHEAP: LaneStatus(4, 100, 1, 1, 0, 0.0001), LaneName.DEAR: LaneStatus(0, 50, 2, 4, 1, 0.5)},
             {},
         ),
-        TokenStatus("hsm", "pkcs11", "reopening", 0, {LaneName.AWAITED: LaneStatus(8, 99, 30, 30, 1, 0.1)}, {}),
+        TokenStatus("hsm", "pkcs11", "reopening", 0, {LaneName.AWAITED: LaneStatus(8, 99, 30, 30, 1, 0.1)}, {"crashes": 2, "hangs": 1}),
     ),
 )
 
@@ -87,6 +87,9 @@ def test_gauges_are_read_at_the_scrape() -> None:
     assert found["sealgate_node_token_up", "kind=vault", "token=vault"] == 1
     assert found["sealgate_node_token_up", "kind=pkcs11", "token=hsm"] == 0
     assert found["sealgate_node_token_keys", "token=vault"] == 7
+    assert found["sealgate_node_token_failures_total", "reason=crash", "token=hsm"] == 2
+    assert found["sealgate_node_token_failures_total", "reason=hang", "token=hsm"] == 1
+    assert ("sealgate_node_token_failures_total", "reason=crash", "token=vault") not in found, "it has no process"
     assert found["sealgate_node_queue_depth", "lane=awaited", "token=hsm"] == 8
     assert found["sealgate_node_abandoned", "lane=dear", "token=vault"] == 1
     assert found["sealgate_node_build_info", "node=node-1", "version=1.2"] == 1
