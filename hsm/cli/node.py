@@ -1,4 +1,4 @@
-"""`sealgate node`: run a node, check its config, see how it is. Errors become one clear sentence and an exit status."""
+"""`sealgate node`: run, check, reload and look at nodes. Errors become one clear sentence and an exit status."""
 
 from __future__ import annotations
 
@@ -54,6 +54,27 @@ def show_status(
     with _clear_errors():
         status = call(socket_of(socket, config), "GET", "/status")
     typer.echo(json.dumps(status, indent=2) if as_json else _status_lines(status))
+
+
+@node_app.command("reload")
+def reload_node(
+    socket: Annotated[Path | None, typer.Option("--socket", help="The node's management socket.")] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", "-c", help="The node's config; it names the socket.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
+) -> None:
+    """Have a running node read its config again: access rules, deadlines and the log's level take effect at once."""
+    with _clear_errors():
+        result = call(socket_of(socket, config), "POST", "/reload")
+    typer.echo(json.dumps(result, indent=2) if as_json else _reload_lines(result))
+
+
+def _reload_lines(result: dict[str, Any]) -> str:
+    lines = [f"in effect now: {', '.join(result['applied'])}" if result["applied"] else "nothing took effect"]
+    if result["needs_restart"]:
+        lines.append(f"waits for a restart of the node: {', '.join(result['needs_restart'])}")
+    return "\n".join(lines)
 
 
 node_app.add_typer(fault_app)

@@ -111,6 +111,7 @@ class Node:
         self._tasks = Tasks(self._metrics.task_crashed)
         self._calls = BlockingCalls()
         self._log = logs.get_logger("node")
+        self._log_level = config.log.level
         self._unsealing = Unsealing()
         self._base_dir = base_dir
         self._tokens: tuple[OpenToken, ...] = ()
@@ -197,7 +198,9 @@ class Node:
 
     def _apply(self, config: NodeConfig) -> None:
         """The live part of another config takes effect."""
-        logs.configure("sealgate-node", fmt=self._config.log.format, level=config.log.level)
+        if config.log.level != self._log_level:
+            self._log_level = config.log.level
+            logs.configure("sealgate-node", fmt=self._config.log.format, level=config.log.level)
         if self._service is not None and self._server is not None:
             self._service.apply(config.rules, _limits(config))
             self._server.announce_keys(self._service.revision)

@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.hashes import SHA256, SHA384, SHA512
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from hsm.backends.attributes import KeyAttributes
-from hsm.backends.base import Cost, KeyAdmin
+from hsm.backends.base import BackendError, Cost, KeyAdmin, OnSigned
 from hsm.backends.vault import VaultAdmin, create_store
 from hsm.node.opening.opened import OpenToken
 from hsm.shared.mtls import Identity, client_context
@@ -158,22 +158,63 @@ class FakeBackend:
         self.costs = {}
 
 
+class FakeAwaited:
+    """A token in memory that answers when the test tells it to, in whatever order."""
+
+    def __init__(self, *keys: KeyEntry) -> None:
+        self.entries = keys
+        self.revision = 1
+        self.attributes: dict[bytes, KeyAttributes] = {}
+        self.begun: list[tuple[bytes, OnSigned]] = []
+        """Payload and listener of each request that is under way."""
+        self.breaks_its_contract = False
+
+    def keys(self) -> tuple[KeyEntry, ...]:
+        return self.entries
+
+    def attributes_of(self, ski: bytes) -> KeyAttributes:
+        return self.attributes.get(ski, KeyAttributes())
+
+    def refresh(self) -> bool:
+        return False
+
+    def begin(self, ski: bytes, scheme: Scheme, payload: bytes, on_signed: OnSigned) -> None:
+        if self.breaks_its_contract:
+            raise RuntimeError("secret")
+        self.begun.append((payload, on_signed))
+
+    def end(self, failure: BackendError | None = None) -> None:
+        """Answers the oldest request that is under way."""
+        payload, on_signed = self.begun.pop(0)
+        on_signed(failure or b"signed:" + payload)
+
+    def close(self) -> None:
+        self.entries = ()
+
+
 def open_token(
-    name: str, backend: FakeBackend, *, places: int = 1, queue: int = 1024, loop_queue: int = 4096
+    name: str,
+    backend: FakeBackend | FakeAwaited,
+    *,
+    places: int = 1,
+    queue: int = 1024,
+    loop_queue: int = 4096,
+    admin: KeyAdmin | None = None,
 ) -> OpenToken:
-    """A backend in memory as a node's token; it has no owner."""
+    """A backend in memory as a node's token; it has no owner unless `admin` is given."""
 
     async def close() -> None:
         backend.close()
 
     return OpenToken(
         name=name,
-        kind="vault",
-        backend=backend,
+        kind="vault" if isinstance(backend, FakeBackend) else "pkcs11",
+        backend=backend if isinstance(backend, FakeBackend) else None,
+        awaited=backend if isinstance(backend, FakeAwaited) else None,
         places=places,
         queue=queue,
         loop_queue=loop_queue,
-        admin=cast("KeyAdmin", None),
+        admin=cast("KeyAdmin", admin),
         refusal_of=lambda _error: None,
         close=close,
     )

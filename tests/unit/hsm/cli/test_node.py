@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import structlog
 from structlog.testing import capture_logs
 from typer.testing import CliRunner
 
@@ -83,8 +86,43 @@ async def test_status_says_how_a_running_node_is(home: NodeHome) -> None:
         await node.stop()
     assert plain.exit_code == 0
     assert ": ready, up " in plain.stdout
-    assert "\nkeys 2 (revision 2)\nconnections 0 of 1024\ntoken vault (vault): up, keys 2\n  cheap: 0 of 1 signing" in plain.stdout
+    assert (
+        "\nkeys 2 (revision 2)\nconnections 0 of 1024\ntoken vault (vault): up, keys 2\n  cheap: 0 of 1 signing"
+        in plain.stdout
+    )
     assert json.loads(as_json.stdout)["tokens"][0]["lanes"]["dear"]["queue_limit"] == 1024
+
+
+@pytest.fixture
+def _logs_as_before() -> Iterator[None]:
+    """A reload may configure the logs of the whole process."""
+    yield
+    structlog.reset_defaults()
+
+
+@pytest.mark.usefixtures("_logs_as_before")
+async def test_reload_says_what_is_in_effect_and_what_is_not(home: NodeHome) -> None:
+    path = home.write_config()
+    node = app.Node(load_config(path), home.path, path)
+
+    async def reload(*options: str) -> Any:
+        return await asyncio.to_thread(CliRunner().invoke, node_app, ["reload", "--config", str(path), *options])
+
+    with capture_logs():
+        await node.start()
+        same = await reload()
+        home.write_config(extra='[log]\nlevel = "error"\n', listen="backlog = 7", rule="max_rate = 5")
+        changed = await reload()
+        again = await reload("--json")
+        path.write_text(path.read_text().replace("max_rate = 5", "max_rate = 0"))
+        wrong = await reload()
+        await node.stop()
+    assert (same.exit_code, same.stdout) == (0, "nothing took effect\n")
+    assert changed.stdout == "in effect now: access, log.level\nwaits for a restart of the node: listen.backlog\n"
+    assert json.loads(again.stdout) == {"applied": [], "needs_restart": ["listen.backlog"]}
+    assert wrong.exit_code == 1
+    assert f"{path}:" in wrong.stderr
+    assert "access[0].max_rate" in wrong.stderr
 
 
 def test_the_status_of_no_node_is_one_clear_message(home: NodeHome) -> None:
