@@ -13,6 +13,7 @@ from collections.abc import Iterator
 
 import msgspec
 
+from hsm.backends.pkcs11.commands import GRACE_S
 from hsm.backends.pkcs11.framing import FramingError, answer_reader, frame
 from hsm.backends.pkcs11.login import LoginSource
 from hsm.backends.pkcs11.messages import Answer, Failed, Open, Opened, Request
@@ -73,8 +74,9 @@ class BlockingWorker:
             yield worker
         finally:
             process.connection.close()
-            process.kill()
-            process.wait(END_TIMEOUT_S)
+            if not process.wait(GRACE_S):
+                process.kill()
+                process.wait(END_TIMEOUT_S)
 
     def ask(self, request: Request, timeout_s: float = GENERATE_TIMEOUT_S) -> Answer:
         """What the worker answers to `request`, whose `id` is chosen here. Raises WorkerProblem, also for Failed."""

@@ -11,6 +11,9 @@ from hsm.backends.base import BackendError
 T = TypeVar("T")
 
 PING_INTERVAL_S = 1.0
+GRACE_S = 2.0
+"""How long a worker that does not hang may take to end: HSMs are short of sessions, and some tokens (SoftHSM2) lose
+their state when a process is killed that is just logging in."""
 
 
 class TokenState(StrEnum):
@@ -58,6 +61,11 @@ class StartWorker:
 
 
 @dataclass(frozen=True, slots=True)
+class EndWorker:
+    """Hang up, so that the worker ends the library's sessions and itself; say `worker_ended` when it is gone."""
+
+
+@dataclass(frozen=True, slots=True)
 class KillWorker:
     """End the worker at once, whatever it does, and say `worker_ended` when it is gone."""
 
@@ -77,7 +85,7 @@ class EndRequests(Generic[T]):
     error: BackendError
 
 
-Command: TypeAlias = ReadPin | StartWorker | KillWorker | SendPing | EndRequests[T]
+Command: TypeAlias = ReadPin | StartWorker | EndWorker | KillWorker | SendPing | EndRequests[T]
 
 
 class RefusedPins:

@@ -1,10 +1,11 @@
 """The life of a token as its node sees it: which worker process runs, what it was asked, what to do when it fails.
 
 Theory of operation. A token is used through one worker process at a time. `Supervision` hears what happened, with the
-time, and returns commands; whoever drives it carries them out. A worker that ends, hangs or loses its token is killed
-and, once it is really gone, replaced: at once after a long good time, else after pauses that grow from `retry_min_s` to
-`retry_max_s`. A PIN that the token refused is never tried again, because tokens lock themselves: its source is read now
-and then, and a worker is started only with another PIN, or when the operator says so.
+time, and returns commands; whoever drives it carries them out. A worker that hangs is killed, one that lost its token
+is told to end (and killed if it does not); once it is really gone it is replaced: at once after a long good time, else
+after pauses that grow from `retry_min_s` to `retry_max_s`. A PIN that the token refused is never tried again, because
+tokens lock themselves: its source is read now and then, and a worker is started only with another PIN, or when the
+operator says so.
 
 A request is asked of a token that is up, or refused at once. It ends exactly once: answered, or ended by the machine
 when its worker is given up. Rule: everything that changes the state is in this file.
@@ -35,9 +36,11 @@ from typing import Generic, TypeVar
 
 from hsm.backends.base import BackendError
 from hsm.backends.pkcs11.commands import (
+    GRACE_S,
     Command,
     Counts,
     EndRequests,
+    EndWorker,
     KillWorker,
     ReadPin,
     RefusedPins,
@@ -166,16 +169,18 @@ class Supervision(Generic[T]):
         if self.state is TokenState.PIN_REFUSED:
             self._refused.forgive()
             if self._has_worker:
-                self._enter(TokenState.REPLACING, now, None)
+                self._enter(TokenState.REPLACING, now, now + GRACE_S)
                 return []
             return self._read_pin(now)
         return self._read_pin(now) if self.state is TokenState.BACKING_OFF else []
 
     def stop(self, now: float) -> list[Command[T]]:
         """End the worker and every request."""
-        self._enter(TokenState.STOPPED, now, None)
-        kill: list[Command[T]] = [KillWorker()] if self._has_worker else []
-        return [*kill, *self._end_requests("the node stops")]
+        if self.state is TokenState.STOPPED:
+            return []
+        self._enter(TokenState.STOPPED, now, now + GRACE_S if self._has_worker else None)
+        end: list[Command[T]] = [EndWorker()] if self._has_worker else []
+        return [*end, *self._end_requests("the node stops")]
 
     # requests
 
@@ -241,7 +246,10 @@ class Supervision(Generic[T]):
         if self.state is TokenState.OPENING:
             self.counts.hangs += 1
             sentence = f"the token was not open after {self._timing.open_timeout_s:g} s"
-            return self._give_up(Failure.TOKEN_GONE, sentence, now)
+            return self._give_up(Failure.TOKEN_GONE, sentence, now, is_hung=True)
+        if self.state in (TokenState.REPLACING, TokenState.STOPPED):
+            self._due = None
+            return [KillWorker()] if self._has_worker else []
         if self.state is TokenState.STARTING:
             self._note(Failure.BROKEN, f"the PIN could not be read within {self._timing.open_timeout_s:g} s")
             return self._retry(now)
@@ -268,7 +276,7 @@ class Supervision(Generic[T]):
 
     def _give_up_hung(self, what: str, now: float) -> list[Command[T]]:
         self.counts.hangs += 1
-        return self._give_up(Failure.TOKEN_GONE, f"{what} in time", now)
+        return self._give_up(Failure.TOKEN_GONE, f"{what} in time", now, is_hung=True)
 
     # transitions
 
@@ -280,7 +288,7 @@ class Supervision(Generic[T]):
     def _read_another_pin(self, now: float) -> list[Command[T]]:
         self._due = now + self._timing.retry_max_s
         if self._has_worker:
-            return []
+            return [KillWorker()]
         self._reading += 1
         return [ReadPin(self._reading)]
 
@@ -290,16 +298,17 @@ class Supervision(Generic[T]):
         self._due = now + self._timing.retry_max_s
         return []
 
-    def _give_up(self, kind: Failure, sentence: str, now: float) -> list[Command[T]]:
-        """Kill the worker; a new one follows when it is gone, unless the PIN was refused."""
+    def _give_up(self, kind: Failure, sentence: str, now: float, *, is_hung: bool = False) -> list[Command[T]]:
+        """End the worker; a new one follows when it is gone, unless the PIN was refused."""
         self._note(kind, sentence)
         self._forget_old_failures(now)
         if kind is Failure.PIN_REFUSED:
             self._refused.add(self._mark)
             self._wait_for_another_pin(now)
         else:
-            self._enter(TokenState.REPLACING, now, None)
-        return [KillWorker(), *self._end_requests("the token's process is being replaced")]
+            self._enter(TokenState.REPLACING, now, None if is_hung else now + GRACE_S)
+        end = KillWorker() if is_hung else EndWorker()
+        return [end, *self._end_requests("the token's process is being replaced")]
 
     def _retry(self, now: float) -> list[Command[T]]:
         """A new worker, at once after a long good time, else after a pause."""

@@ -13,9 +13,11 @@ from typing import TypeAlias
 
 from hsm.backends.base import BackendError
 from hsm.backends.pkcs11.commands import (
+    GRACE_S,
     Command,
     Counts,
     EndRequests,
+    EndWorker,
     KillWorker,
     ReadPin,
     SendPing,
@@ -41,7 +43,7 @@ OnAnswer: TypeAlias = Callable[[Answer | BackendError], None]
 OPEN_ID = 0
 SPARE_REQUESTS = 64
 """Requests besides signatures that may be under way."""
-END_TIMEOUT_S = 5.0
+END_TIMEOUT_S = GRACE_S + 3.0
 
 
 class TokenSupervisor:
@@ -75,6 +77,7 @@ class TokenSupervisor:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
         self._told = TokenState.STOPPED
+        self._told_problem = ""
         self._first: asyncio.Future[None] = loop.create_future()
         self._gone = asyncio.Event()
         self._gone.set()
@@ -175,6 +178,8 @@ class TokenSupervisor:
                     self._in_thread(lambda number=number: self._read_pin(number))  # type: ignore[misc]
                 case StartWorker():
                     self._begin_worker()
+                case EndWorker():
+                    self._hang_up()
                 case KillWorker():
                     self._kill_worker()
                 case SendPing(number):
@@ -230,10 +235,13 @@ class TokenSupervisor:
             )
         )
 
-    def _kill_worker(self) -> None:
+    def _hang_up(self) -> None:
         if self._link is not None:
             self._link.close()
             self._link = None
+
+    def _kill_worker(self) -> None:
+        self._hang_up()
         if self._worker is not None:
             self._worker.kill()
 
@@ -280,8 +288,10 @@ class TokenSupervisor:
             return
         self._told = state
         if state is TokenState.UP:
+            self._told_problem = ""
             self._log.info("token_up", worker=self.worker_pid, openings=machine.counts.openings)
-        elif state in (TokenState.REPLACING, TokenState.BACKING_OFF, TokenState.PIN_REFUSED):
+        elif machine.problem and machine.problem != self._told_problem:
+            self._told_problem = machine.problem
             self._log.warning("token_down", state=state.value, reason=machine.problem)
         if state not in (TokenState.STARTING, TokenState.OPENING) and not self._first.done():
             self._first.set_result(None)

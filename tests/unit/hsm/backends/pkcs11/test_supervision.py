@@ -11,8 +11,10 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from hsm.backends.base import BackendError
 from hsm.backends.pkcs11.commands import (
+    GRACE_S,
     Counts,
     EndRequests,
+    EndWorker,
     KillWorker,
     ReadPin,
     RefusedPins,
@@ -152,7 +154,8 @@ def test_a_worker_that_ends_while_it_opens_is_followed_by_another(play: Play) ->
 
 def test_no_worker_starts_before_the_last_one_is_gone(play: Play) -> None:
     play.opening()
-    play.machine.open_failed(Failure.BROKEN, "odd", play.now)
+    assert play.machine.open_failed(Failure.BROKEN, "odd", play.now) == [EndWorker()]
+    assert play.wait(GRACE_S) == [KillWorker()], "it did not end by itself"
     assert play.machine.next_tick() is None, "the end of the worker is all there is to wait for"
     assert play.wait(1000.0) == []
     assert play.state is TokenState.REPLACING
@@ -238,7 +241,7 @@ def test_a_token_that_is_gone_is_opened_anew(play: Play, kind: Failure) -> None:
     number, _other = play.ask("a"), play.ask("b")
     asked, commands = play.machine.failed(number, kind, "no token in the slot", play.now)
     assert asked == "a"
-    assert commands[0] == KillWorker()
+    assert commands[0] == EndWorker()
     assert ended(commands) == ["b"]
     assert play.state is TokenState.REPLACING
     assert play.machine.problem == "no token in the slot"
@@ -259,7 +262,7 @@ def test_sessions_that_stay_lost_cost_the_worker_its_life(play: Play, kind: Fail
     for number in range(TROUBLE_COUNT * 5):
         assert play.machine.failed(play.ask("a"), kind, "no", play.now) == ("a", []), number
     play.now += TROUBLE_S
-    assert play.machine.failed(play.ask("a"), kind, "lost", play.now) == ("a", [KillWorker()])
+    assert play.machine.failed(play.ask("a"), kind, "lost", play.now) == ("a", [EndWorker()])
     assert play.state is TokenState.REPLACING
 
 
@@ -275,7 +278,7 @@ def test_a_signature_ends_the_trouble(play: Play) -> None:
 
 def test_a_link_that_is_lost_is_explained_by_the_end_of_the_worker(play: Play) -> None:
     play.up()
-    assert play.machine.link_lost("it hung up", play.now) == [KillWorker()]
+    assert play.machine.link_lost("it hung up", play.now) == [EndWorker()]
     assert play.machine.problem == "it hung up"
     play.machine.worker_ended("ended by SIGSEGV", play.now)
     assert play.machine.problem == "ended by SIGSEGV"
@@ -335,7 +338,7 @@ def test_an_answer_of_the_last_worker_is_nobodys(play: Play) -> None:
 
 def test_a_refused_pin_is_not_tried_again(play: Play) -> None:
     play.opening()
-    assert play.machine.open_failed(Failure.PIN_REFUSED, "wrong PIN", play.now) == [KillWorker()]
+    assert play.machine.open_failed(Failure.PIN_REFUSED, "wrong PIN", play.now) == [EndWorker()]
     assert play.state is TokenState.PIN_REFUSED
     play.machine.worker_ended("", play.now)
     for _ in range(10):
@@ -374,7 +377,7 @@ def test_a_pin_that_is_changed_while_the_token_is_up_is_noticed_at_the_next_logi
     assert ended(commands) == ["b"]
     assert play.state is TokenState.PIN_REFUSED
     assert PIN in play.refused
-    assert play.wait_until_due() == [], "the worker is not gone yet"
+    assert play.wait_until_due() == [KillWorker()], "the worker is not gone yet"
     play.machine.worker_ended("", play.now)
     assert isinstance(play.wait_until_due()[0], ReadPin)
     refusal = play.machine.ask("c", play.now, 5.0)
@@ -398,6 +401,7 @@ def test_the_operator_waits_for_the_end_of_a_worker_too(play: Play) -> None:
     assert play.state is TokenState.REPLACING
     play.machine.worker_ended("", play.now)
     (read,) = play.wait_until_due()
+    assert isinstance(read, ReadPin)
     assert play.machine.pin_read(read.number, PIN, play.now) == [StartWorker()]
 
 
@@ -414,9 +418,10 @@ def test_stop_ends_the_worker_and_every_request(play: Play) -> None:
     play.up()
     play.ask("a")
     commands = play.machine.stop(play.now)
-    assert commands[0] == KillWorker()
+    assert commands[0] == EndWorker()
     assert ended(commands) == ["a"]
     assert play.state is TokenState.STOPPED
+    assert play.wait_until_due() == [KillWorker()]
     assert play.machine.worker_ended("", play.now) == []
     assert play.machine.next_tick() is None
     assert play.machine.stop(play.now) == []
@@ -484,7 +489,7 @@ class AnyLife(RuleBasedStateMachine):
                     assert not self.is_stopped
                     assert not self.tried.get(self.last_read), "a refused PIN was tried again"
                     self.is_alive, self.is_told_to_die, self.worker_mark = True, False, self.last_read
-                case KillWorker():
+                case KillWorker() | EndWorker():
                     self.is_told_to_die = True
                 case SendPing(number):
                     assert self.machine.state is TokenState.UP
