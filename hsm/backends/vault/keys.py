@@ -79,8 +79,8 @@ class SealedKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_de
     public_key: str
     private_key: bytes
     """PKCS#8 DER."""
-    attributes: KeyAttributes = KeyAttributes()
-    """Older versions did not write them."""
+    attributes: KeyAttributes | None = None
+    """None for the defaults; older versions knew no others."""
 
     def __repr__(self) -> str:
         return f"SealedKey({self.type}, {self.label!r})"
@@ -93,7 +93,9 @@ class SealedKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_de
             sentence = f"key {ski.hex()} has the unknown type {self.type!r}; a newer version made it"
             raise VaultError(VaultReason.INVALID, sentence) from None
         created = datetime.fromisoformat(self.created)
-        return KeyRecord(ski, type_, self.label, created, self.imported, self.public_key, self.attributes)
+        return KeyRecord(
+            ski, type_, self.label, created, self.imported, self.public_key, self.attributes or KeyAttributes()
+        )
 
 
 def seal(
@@ -108,15 +110,20 @@ def seal(
         imported=imported,
         public_key=public,
         private_key=key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption()),
-        attributes=check_attributes(attributes, type_of(key)),
+        attributes=_sealed_form(attributes, type_of(key)),
     )
     return sealed.record(ski_of(key)), msgspec.msgpack.encode(sealed)
 
 
 def seal_again(sealed: SealedKey, attributes: KeyAttributes) -> bytes:
     """The bytes of the same key with other attributes. Raises VaultError."""
-    checked = check_attributes(attributes, KeyType(sealed.type))
-    return msgspec.msgpack.encode(msgspec.structs.replace(sealed, attributes=checked))
+    form = _sealed_form(attributes, KeyType(sealed.type))
+    return msgspec.msgpack.encode(msgspec.structs.replace(sealed, attributes=form))
+
+
+def _sealed_form(attributes: KeyAttributes, type_: KeyType) -> KeyAttributes | None:
+    checked = check_attributes(attributes, type_)
+    return checked if checked != KeyAttributes() else None
 
 
 def unseal(value: bytes, ski: bytes) -> SealedKey:

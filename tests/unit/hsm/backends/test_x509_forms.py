@@ -7,16 +7,20 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hsm.backends.attributes import Purpose
 from hsm.backends.x509_forms import (
+    MAX_DAYS,
     FormProblem,
     leaf_builder,
     parse_names,
     parse_subject,
     request_builder,
+    self_signed_builder,
     signature_hash,
 )
 
@@ -132,3 +136,70 @@ def test_leaves_have_what_strict_verifiers_want(is_client: bool) -> None:
     assert get(x509.SubjectKeyIdentifier).value == own_ski
     assert leaf.not_valid_before_utc == NOW - timedelta(hours=1)
     assert leaf.not_valid_after_utc - leaf.not_valid_before_utc < timedelta(days=397)
+
+
+def usages(extensions: x509.Extensions) -> tuple[bool | None, bool | None, list[x509.ObjectIdentifier]]:
+    """Whether it is a CA, whether it may sign certificates, and its extended usages."""
+    found = {type(extension.value): extension for extension in extensions}
+    basic, usage = found.get(x509.BasicConstraints), found.get(x509.KeyUsage)
+    extended = found.get(x509.ExtendedKeyUsage)
+    for extension in (basic, usage):
+        assert extension is None or extension.critical
+    return (
+        basic.value.ca if basic else None,
+        usage.value.key_cert_sign if usage else None,
+        list(extended.value) if extended else [],
+    )
+
+
+@pytest.mark.parametrize(
+    ("purpose", "certificate", "request_"),
+    [
+        (Purpose.TLS_SERVER, (False, False, [ExtendedKeyUsageOID.SERVER_AUTH]), (None, None, [])),
+        (Purpose.CA, (True, True, []), (True, True, [])),
+        (
+            Purpose.CODE_SIGNING,
+            (False, False, [ExtendedKeyUsageOID.CODE_SIGNING]),
+            (False, False, [ExtendedKeyUsageOID.CODE_SIGNING]),
+        ),
+        (Purpose.GENERAL, (False, None, []), (False, None, [])),
+    ],
+)
+def test_each_purpose_has_its_usages(purpose: Purpose, certificate: object, request_: object) -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    names = ["a.example"]
+    signed = self_signed_builder("a", names, key.public_key(), purpose=purpose, now=NOW, days=30).sign(key, SHA256())
+    assert usages(signed.extensions) == certificate
+    request = request_builder("a", names, purpose).sign(key, SHA256())
+    assert usages(request.extensions) == request_
+    for extensions in (signed.extensions, request.extensions):
+        found = extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        assert found.get_values_for_type(x509.DNSName) == names
+    own_ski = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
+    assert signed.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value == own_ski
+    identifier = signed.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier).value.key_identifier
+    assert identifier == own_ski.digest
+
+
+def test_only_servers_need_names() -> None:
+    for purpose in Purpose:
+        if purpose is Purpose.TLS_SERVER:
+            with pytest.raises(FormProblem, match="at least one name"):
+                request_builder("a", [], purpose)
+        else:
+            assert request_builder("a", [], purpose)
+
+
+@pytest.mark.parametrize(("purpose", "days"), MAX_DAYS.items())
+def test_each_purpose_has_its_longest_validity(purpose: Purpose, days: int) -> None:
+    key = ec.generate_private_key(ec.SECP256R1()).public_key()
+    assert self_signed_builder("a", ["a"], key, purpose=purpose, now=NOW, days=days)
+    for wrong in (0, days + 1):
+        with pytest.raises(FormProblem, match=f"days must be 1 to {days} for a {purpose.value} key, not {wrong}"):
+            self_signed_builder("a", ["a"], key, purpose=purpose, now=NOW, days=wrong)
+
+
+def test_a_public_key_says_the_same_digest_as_its_private_key() -> None:
+    for key in (ec.generate_private_key(ec.SECP384R1()), ed25519.Ed25519PrivateKey.generate()):
+        private, public = signature_hash(key), signature_hash(key.public_key())
+        assert (private and private.name) == (public and public.name)

@@ -12,10 +12,11 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID
+from msgspec.structs import replace
 
-from hsm.backends.attributes import Usage
+from hsm.backends.attributes import KeyAttributes, KeyState, Purpose, Usage
 from hsm.backends.vault import VaultAdmin, VaultBackend, VaultError, VaultReason
-from hsm.backends.vault.keys import PrivateKey
+from hsm.backends.vault.keys import KeyRecord, PrivateKey
 from hsm.store.store import Store
 from hsm.wire.schemes import KeyType, Scheme
 
@@ -145,6 +146,121 @@ def test_errors_of_the_store_are_sentences_of_the_vault(admin: VaultAdmin, store
     with pytest.raises(VaultError, match="was closed") as caught:
         admin.list()
     assert caught.value.reason is VaultReason.INVALID
+
+
+def retired(record: KeyRecord) -> KeyAttributes:
+    return replace(record.attributes, state=KeyState.RETIRED)
+
+
+def test_attributes_are_kept_with_the_key(admin: VaultAdmin, other_store: Store) -> None:
+    said = KeyAttributes(
+        purpose=Purpose.CA, schemes=("ecdsa_sha256",), not_after=datetime(2040, 1, 1, tzinfo=UTC), max_rate=0.5
+    )
+    made = admin.generate(KeyType.P256, "made", said)
+    taken = admin.import_pem(pem_of(ec.generate_private_key(ec.SECP256R1())), None, "taken", said)
+    assert made.attributes == taken.attributes == said
+    other = VaultAdmin(other_store)
+    assert {record.label: record.attributes for record in other.list()} == {"made": said, "taken": said}
+    changed = other.change("made", retired)
+    assert changed.attributes == replace(said, state=KeyState.RETIRED)
+    assert admin.get("made") == changed
+    assert (changed.ski, changed.created, changed.public_key) == (made.ski, made.created, made.public_key)
+    assert admin.csr("made", "CN=a", []), "it is the same key"
+
+
+def test_keys_of_older_versions_open_with_the_defaults(admin: VaultAdmin, store: Store) -> None:
+    made = admin.generate(KeyType.P256, "old")
+    value = store.get(f"keys/{made.ski.hex()}").value
+    assert b"attributes" not in value, "what says nothing new looks as it always did"
+    assert admin.get("old").attributes == KeyAttributes()
+    admin.change("old", retired)
+    assert b"attributes" in store.get(f"keys/{made.ski.hex()}").value
+
+
+def test_what_a_change_refuses_changes_nothing(admin: VaultAdmin, store: Store) -> None:
+    made = admin.generate(KeyType.P256, "www")
+    before = store.revision()
+
+    def refuse(_: KeyRecord) -> KeyAttributes:
+        raise LookupError("no")
+
+    with pytest.raises(LookupError):
+        admin.change("www", refuse)
+    with pytest.raises(VaultError, match="a p256 key can't sign ed25519") as caught:
+        admin.change("www", lambda _: KeyAttributes(schemes=("ed25519",)))
+    assert caught.value.reason is VaultReason.INVALID
+    with pytest.raises(VaultError, match="no key 'none'"):
+        admin.change("none", retired)
+    with pytest.raises(VaultError, match="'dsa' is no scheme"):
+        admin.generate(KeyType.P256, "x", KeyAttributes(schemes=("dsa",)))
+    pem = pem_of(ed25519.Ed25519PrivateKey.generate())
+    with pytest.raises(VaultError, match="can't sign ecdsa_sha256"):
+        admin.import_pem(pem, None, "x", KeyAttributes(schemes=("ecdsa_sha256",)))
+    assert (admin.list(), store.revision()) == ([made], before)
+
+
+def test_a_slower_change_is_made_again_on_what_the_faster_one_left(admin: VaultAdmin, other_store: Store) -> None:
+    admin.generate(KeyType.P256, "www")
+    other = VaultAdmin(other_store)
+    seen: list[KeyAttributes] = []
+
+    def slow(record: KeyRecord) -> KeyAttributes:
+        seen.append(record.attributes)
+        if len(seen) == 1:
+            other.change("www", lambda record: replace(record.attributes, max_rate=7.0))
+        return retired(record)
+
+    assert admin.change("www", slow).attributes == KeyAttributes(state=KeyState.RETIRED, max_rate=7.0)
+    assert seen == [KeyAttributes(), KeyAttributes(max_rate=7.0)]
+
+
+def test_a_change_that_nothing_differs_by_still_overtakes_slower_ones(admin: VaultAdmin, other_store: Store) -> None:
+    admin.generate(KeyType.P256, "www")
+    seen: list[KeyAttributes] = []
+
+    def slow(record: KeyRecord) -> KeyAttributes:
+        seen.append(record.attributes)
+        if len(seen) == 1:
+            VaultAdmin(other_store).change("www", lambda record: record.attributes)
+        return record.attributes
+
+    admin.change("www", slow)
+    assert len(seen) == 2
+
+
+def test_a_change_of_what_others_change_all_the_time_gives_up(admin: VaultAdmin, other_store: Store) -> None:
+    admin.generate(KeyType.P256, "www")
+
+    def always_late(record: KeyRecord) -> KeyAttributes:
+        VaultAdmin(other_store).change("www", lambda record: record.attributes)
+        return record.attributes
+
+    with pytest.raises(VaultError, match="others change 'www' all the time") as caught:
+        admin.change("www", always_late)
+    assert caught.value.reason is VaultReason.CONFLICT
+
+
+def test_a_key_that_is_destroyed_takes_its_use_along(admin: VaultAdmin, store: Store) -> None:
+    a, b = admin.generate(KeyType.P256, "a"), admin.generate(KeyType.P256, "b")
+    now = datetime.now(UTC)
+    for node in ("node-1", "node-2"):
+        admin.add_usage(node, {a.ski: Usage(1, now), b.ski: Usage(2, now)})
+    before = store.revision()
+    admin.destroy("a")
+    assert store.revision() == before + 1, "all at once"
+    assert admin.usage() == {b.ski: Usage(4, now)}
+
+
+@pytest.mark.parametrize("purpose", Purpose)
+def test_requests_and_certificates_suit_the_purpose(admin: VaultAdmin, purpose: Purpose) -> None:
+    admin.generate(KeyType.P256, "k", KeyAttributes(purpose=purpose))
+    names = ["a.example"] if purpose is Purpose.TLS_SERVER else []
+    certificate = x509.load_pem_x509_certificate(admin.self_sign("k", "CN=a", names))
+    certificate.verify_directly_issued_by(certificate)
+    extensions = certificate.extensions
+    assert extensions.get_extension_for_class(x509.BasicConstraints).value.ca is (purpose is Purpose.CA)
+    request = x509.load_pem_x509_csr(admin.csr("k", "CN=a", names))
+    assert request.is_signature_valid
 
 
 def private_parts(key: PrivateKey) -> list[bytes]:

@@ -3,18 +3,22 @@ from __future__ import annotations
 import sqlite3
 import threading
 from contextlib import closing
+from datetime import UTC, datetime
 
 import pytest
 from structlog.testing import capture_logs
 
+from hsm.backends.attributes import KeyAttributes, KeyState, Usage
 from hsm.backends.base import BackendError
 from hsm.backends.vault import VaultAdmin, VaultBackend, VaultError
-from hsm.store.store import Store
+from hsm.backends.vault import backend as vault_backend
+from hsm.store.store import Scan, Store
 from hsm.wire.errors import ErrorCode
 from hsm.wire.messages import KeyEntry
 from hsm.wire.schemes import KeyType, Scheme
 
 DIGEST = b"d" * 32
+NOW = datetime(2030, 1, 2, tzinfo=UTC)
 
 
 def altered(store: Store, statement: str) -> None:
@@ -121,6 +125,65 @@ def test_a_key_that_stays_is_not_decoded_again(store: Store, admin: VaultAdmin) 
     admin.generate(KeyType.P256, "b")
     assert backend.refresh() is True
     assert backend._snapshot.keys[made.ski] is before
+
+
+def test_attributes_come_with_the_key_and_their_changes_are_noticed(
+    store: Store, other_store: Store, admin: VaultAdmin
+) -> None:
+    made = admin.generate(KeyType.P256, "a", KeyAttributes(max_rate=3.0))
+    backend = VaultBackend(other_store)
+    assert backend.attributes_of(made.ski) == KeyAttributes(max_rate=3.0)
+    assert backend.attributes_of(bytes(20)) == KeyAttributes(), "the defaults, of a key that it does not have"
+    before, signers = backend.revision, backend._snapshot.keys[made.ski].signers
+    admin.change("a", lambda _: KeyAttributes(state=KeyState.RETIRED))
+    assert backend.refresh() is True
+    assert backend.attributes_of(made.ski).state is KeyState.RETIRED
+    assert backend.revision > before
+    assert backend.keys() == (KeyEntry(made.ski, KeyType.P256, "a"),), "listed whatever its state"
+    assert backend._snapshot.keys[made.ski].signers is signers, "not decoded again"
+    before = backend.revision
+    admin.change("a", lambda record: record.attributes)
+    assert backend.refresh() is False
+    assert backend.revision == before
+
+
+def test_counting_does_not_have_the_keys_read_again(
+    store: Store, other_store: Store, admin: VaultAdmin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = admin.generate(KeyType.P256, "a")
+    backend = VaultBackend(other_store)
+    before, scan = backend.revision, other_store.scan
+    scans: list[str] = []
+
+    def counted(prefix: str) -> Scan:
+        scans.append(prefix)
+        return scan(prefix)
+
+    monkeypatch.setattr(other_store, "scan", counted)
+    for _ in range(3):
+        admin.add_usage("node-1", {made.ski: Usage(1, NOW)})
+        assert backend.refresh() is False
+    assert (scans, backend.revision) == ([], before)
+    admin.generate(KeyType.P256, "b")
+    admin.add_usage("node-1", {made.ski: Usage(1, NOW)})
+    assert backend.refresh() is True, "a key among the counts is seen"
+    assert len(backend.keys()) == 2
+
+
+def test_a_store_that_changes_is_read_whole_once_in_a_while(
+    store: Store, other_store: Store, admin: VaultAdmin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, bad = admin.generate(KeyType.P256, "a"), admin.generate(KeyType.P256, "bad")
+    backend = VaultBackend(other_store)
+    altered(store, f"UPDATE records SET value = zeroblob(200) WHERE path = 'keys/{bad.ski.hex()}'")
+    admin.add_usage("node-1", {made.ski: Usage(1, NOW)})
+    with capture_logs() as logs:
+        assert backend.refresh() is False
+        assert logs == [], "hidden behind a count"
+        monkeypatch.setattr(vault_backend, "FULL_SCAN_INTERVAL_S", 0.0)
+        admin.add_usage("node-1", {made.ski: Usage(1, NOW)})
+        assert backend.refresh() is False
+    assert [entry["event"] for entry in logs] == ["vault_key_damaged"]
 
 
 def test_threads_sign_while_the_keys_change(store: Store, other_store: Store, admin: VaultAdmin) -> None:
