@@ -22,7 +22,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from hsm.shared.mtls import Identity, client_context
-from hsm.wire.messages import Signed
+from hsm.wire.messages import DrainingAnnounced, KeysChanged, Signed
 from hsm.wire.schemes import SCHEME_BY_NAME, Scheme
 from hsm.wire.session import ClientSession
 from proxy.signing.verification import KeyVerifier
@@ -63,7 +63,9 @@ class Load(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self._session.receive_data(data)
         for event in self._session.events():
-            message = self._messages.pop(getattr(event, "request_id", 0), b"")
+            if isinstance(event, KeysChanged | DrainingAnnounced):
+                continue
+            message = self._messages.pop(event.request_id)
             if isinstance(event, Signed) and self._is_good(message, event.signature):
                 self.good += 1
             else:
