@@ -5,9 +5,8 @@ from __future__ import annotations
 import mmap
 import struct
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
-
-from tests.support.softhsm import SoftToken
 
 SOURCE = Path(__file__).parents[1] / "native" / "pkcs11_shim.c"
 EVER = 0xFFFFFFFF
@@ -52,14 +51,13 @@ def build_shim(folder: Path) -> Path:
 
 
 class Shim:
-    """A SoftHSM2 token seen through the shim, with a control file of its own."""
+    """A module seen through the shim, with a control file of its own."""
 
-    def __init__(self, folder: Path, token: SoftToken, library: Path) -> None:
-        self.token = token
+    def __init__(self, folder: Path, module: str, environment: Mapping[str, str], library: Path) -> None:
         self.module = str(library)
         control = folder / "shim.control"
         control.write_bytes(bytes(_U32.size * len(_FIELDS)))
-        self.environment = {**token.environment, "SHIM_MODULE": token.module, "SHIM_CONTROL": str(control)}
+        self.environment = {**environment, "SHIM_MODULE": module, "SHIM_CONTROL": str(control)}
         with control.open("r+b") as file:
             self._memory = mmap.mmap(file.fileno(), 0)
 

@@ -61,7 +61,7 @@ class Traffic:
 
     def __init__(self, folder: Path, made: Made) -> None:
         self.made = made
-        self.shim = Shim(folder, made.token, made.library)
+        self.shim = Shim(folder, made.token.module, made.token.environment, made.library)
         settings = TokenSettings(
             module=made.library,
             token=TokenMatch(token=made.token.label),
