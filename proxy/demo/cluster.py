@@ -17,7 +17,16 @@ from typing import TYPE_CHECKING
 
 from certs.sites import DevSite
 from hsm.wire.schemes import KeyType
-from proxy.demo.configs import CLIENT_IDENTITY, NodeSpot, ProxyPlan, TokenKind, node_toml, proxy_toml, token_toml
+from proxy.demo.configs import (
+    CLIENT_IDENTITY,
+    KEY_PLACES,
+    NodeSpot,
+    ProxyPlan,
+    TokenKind,
+    node_toml,
+    proxy_toml,
+    token_toml,
+)
 from proxy.demo.processes import Program, ProgramError, answers, free_port, listens, sealgate
 from proxy.demo.web import nginx_program, web_server
 
@@ -66,6 +75,11 @@ class ClusterSpec:
     """Lines added to `[signing]`."""
     token_config: str = ""
     """Lines added to every node's `[[tokens]]`."""
+
+    @property
+    def key_place(self) -> str:
+        """Where the keys are, for people."""
+        return KEY_PLACES[self.backend].format(profile=self.profile)
 
 
 @dataclass(slots=True)
@@ -126,7 +140,9 @@ class Cluster:
         for number in range(1, self.spec.web_servers + 1):
             port = free_port()
             self.web_ports.append(port)
-            self.web_programs.append(web_server(f"web-{number}", port, directory / f"web-{number}"))
+            self.web_programs.append(
+                web_server(f"web-{number}", port, directory / f"web-{number}", self.spec.key_place)
+            )
         self._prepare_proxy(pki)
 
     def _make_pki(self) -> DevPki:

@@ -15,6 +15,11 @@ if TYPE_CHECKING:
 
 CLIENT_IDENTITY = "sealgate://proxy/dev"
 TokenKind = Literal["vault", "pkcs11", "simulated"]
+KEY_PLACES: dict[TokenKind, str] = {
+    "vault": "in the software vault",
+    "pkcs11": "in a SoftHSM2 token, reached by PKCS#11 as an HSM would be",
+    "simulated": "in a vault that is as slow as an HSM (profile {profile})",
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import os
 import shutil
 from pathlib import Path
@@ -61,6 +62,7 @@ code {{ background: #eef2f5; padding: .1rem .35rem; border-radius: .25rem; }}
 <p class="lead">The TLS handshake of this page was signed by an HSM node. The proxy in between never held the key.</p>
 <table>
 <tr><th>Web server</th><td><code>{name}</code></td></tr>
+<tr><th>Site keys</th><td>{key_place}</td></tr>
 <tr><th>Host</th><td><code><!--#echo var="http_host" default="-" --></code></td></tr>
 <tr><th>X-Forwarded-For</th><td><code><!--#echo var="http_x_forwarded_for" default="-" --></code></td></tr>
 <tr><th>X-Forwarded-Proto</th><td><code><!--#echo var="http_x_forwarded_proto" default="-" --></code></td></tr>
@@ -80,14 +82,14 @@ def nginx_program() -> str:
     return found
 
 
-def web_server(name: str, port: int, folder: Path) -> Program:
-    """An nginx that is ready to be started, with all its files in one folder.
+def web_server(name: str, port: int, folder: Path, key_place: str) -> Program:
+    """An nginx that is ready to be started, with all its files in one folder; its page says where the keys are.
 
     Started by root, its worker stays root, or it could not read a folder that is root's alone.
     """
     root = folder / "root"
     root.mkdir(parents=True, exist_ok=True)
-    (root / "index.html").write_text(_PAGE.format(name=name))
+    (root / "index.html").write_text(_PAGE.format(name=name, key_place=html.escape(key_place)))
     config = folder / "nginx.conf"
     config.write_text(_CONFIG.format(port=port, name=name, user="user root;\n" if os.geteuid() == 0 else ""))
     command = [nginx_program(), "-e", str(folder / "error.log"), "-p", str(folder), "-c", str(config)]

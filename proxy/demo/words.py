@@ -9,14 +9,7 @@ import sys
 from pathlib import Path
 
 from proxy.demo.cluster import Cluster
-from proxy.demo.configs import NodeSpot, TokenKind
-
-_HELD: dict[TokenKind, str] = {
-    "vault": "in the software vault",
-    "pkcs11": "in a SoftHSM2 token (PKCS#11), as a software HSM",
-    "simulated": "in a vault that is as slow as an HSM, profile {}",
-}
-
+from proxy.demo.configs import NodeSpot
 
 _KEY_WORDS = {"ecdsa": "P-256", "rsa": "RSA-2048", "p384": "P-384"}
 
@@ -25,12 +18,11 @@ def welcome(cluster: Cluster, revive_after_s: float) -> str:
     """The text above the table. Its commands can be pasted as they stand."""
     node = next(iter(cluster.nodes.values()))
     ca = shlex.quote(str(cluster.ca))
-    held = _HELD[cluster.spec.backend].format(cluster.spec.profile)
     entries = [
         ("Open", [cluster.url, f"(its certificate comes from a CA of this demo's own: {cluster.ca})"]),
         ("Or", [f"curl --cacert {ca} {cluster.url}"]),
         ("Also", ["   ".join(_other_sites(cluster))]),
-        ("Keys", [f"{held}; all nodes use it. Look at them:", _command("key list", node)]),
+        ("Keys", [f"{cluster.spec.key_place}; all nodes use it. Look at them:", _command("key list", node)]),
         ("Metrics", [f"{cluster.control_url}/metrics   Status  {cluster.control_url}/status"]),
         ("Try", _to_try(cluster, node, revive_after_s)),
         ("Files", [str(cluster.spec.directory)]),

@@ -100,6 +100,7 @@ async def test_python(each_cluster: Cluster, version: ssl.TLSVersion, site: str)
     kind, page = await fetch(context, each_cluster.port, site=site)
     assert kind == f"{'TLSv1.2' if version is ssl.TLSVersion.TLSv1_2 else 'TLSv1.3'} {SITES[site]}"
     assert b"You reached web-" in page
+    assert each_cluster.spec.key_place.encode() in page, "the page says which token it is"
 
 
 def test_a_client_that_does_not_know_the_authority_refuses(cluster: Cluster) -> None:
