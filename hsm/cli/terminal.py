@@ -23,10 +23,11 @@ def read_hidden(question: str, is_complete: Callable[[str], bool], stream: TextI
     Unlike `getpass` it keeps lines that were pasted in one go.
     """
     source = stream or sys.stdin
-    sys.stderr.write(question)
-    sys.stderr.flush()
     lines: list[str] = []
     with _without_echo(source):
+        # Not before: whoever sees the question may type.
+        sys.stderr.write(question)
+        sys.stderr.flush()
         for _ in range(MAX_LINES):
             line = source.readline()
             if not line.strip() and (lines or not line):

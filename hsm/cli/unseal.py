@@ -38,7 +38,9 @@ def unseal_node(
             _print_state(call(at, "DELETE" if forget else "GET", "/unseal"), as_json)
             return
         if not share_file:
-            _print_state(call(at, "GET", "/unseal"), as_json=False, is_for_people=not as_json)
+            # People see what they are asked for; what the command prints stays its answer.
+            for line in _lines(call(at, "GET", "/unseal")):
+                typer.echo(line, err=True)
         for text in [read_share(path) for path in share_file] if share_file else [ask_share()]:
             answer = call(at, "POST", "/unseal", {"share": text})
             typer.echo(json.dumps(answer) if as_json else answer["sentence"])
@@ -47,18 +49,19 @@ def unseal_node(
         raise typer.Exit(EXIT_FAILED) from None
 
 
-def _print_state(state: dict[str, Any], as_json: bool, *, is_for_people: bool = True) -> None:
+def _print_state(state: dict[str, Any], as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(state["sealed"], indent=2))
-        return
-    if not is_for_people:
-        return
-    if not state["sealed"]:
-        raise Refused("nothing is sealed here: no vault of this node waits for shares")
-    for vault in state["sealed"]:
-        have = ", ".join(str(index) for index in vault["have"]) or "none"
-        typer.echo(
-            f"vault {vault['token']!r}: {vault['needed']} of {vault['of']} shares of set {vault['set']} open it;"
-            f" given so far: {have}",
-            err=not as_json,
-        )
+    elif not state["sealed"]:
+        typer.echo("nothing is sealed here: no vault of this node waits for shares")
+    else:
+        typer.echo("\n".join(_lines(state)))
+
+
+def _lines(state: dict[str, Any]) -> list[str]:
+    """One for each vault that waits."""
+    return [
+        f"vault {vault['token']!r}: {vault['needed']} of {vault['of']} shares of set {vault['set']} open it;"
+        f" given so far: {', '.join(str(index) for index in vault['have']) or 'none'}"
+        for vault in state["sealed"]
+    ]

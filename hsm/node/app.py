@@ -172,10 +172,12 @@ class Node:
         configs = self._config.tokens
         if not any(needs_people(config) for config in configs):
             return await open_tokens(configs, surroundings, self._unsealing)
+        self._unsealing.is_starting = True
         waiting = await serve(self._unsealing.app(self.status), self._files.socket)
         try:
             return await open_tokens(configs, surroundings, self._unsealing)
         finally:
+            self._unsealing.is_starting = False
             # Whoever gave the last share is answered before this returns.
             await waiting.stop()
 

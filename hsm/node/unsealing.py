@@ -42,6 +42,8 @@ OPEN_TIMEOUT_S = 60.0
 """Whoever gives the last share hears within this time whether the vault opened."""
 MAX_BODY_BYTES = 16_384
 SEALED_HINT = "this node is sealed: give the shares of its vault with `sealgate node unseal`"
+NOTHING_SEALED = "nothing is sealed here: no vault of this node waits for shares"
+STARTING_HINT = "no vault waits for shares now, but the node is still starting; try again in a moment"
 _EXTEND_START = f"EXTEND_TIMEOUT_USEC={30_000_000}\nSTATUS=Sealed: waiting for shares"
 """sd_notify(3): a node that waits for people must not be taken for one that hangs."""
 
@@ -103,6 +105,8 @@ class Unsealing:
         self._clock = clock
         self._tell_systemd = tell_systemd
         self._waiting: list[_Sealed] = []
+        self.is_starting = False
+        """Whether more vaults may come to wait."""
         self._log = get_logger("unsealing")
 
     @property
@@ -170,7 +174,7 @@ class Unsealing:
         return [_view(sealed, now) for sealed in self._waiting]
 
     def app(self, status: Callable[[], NodeStatus]) -> web.Application:
-        """What the management socket serves while a vault waits."""
+        """What the management socket serves while the tokens of a node are opened, some of them by shares."""
 
         async def get_status(_request: web.Request) -> web.Response:
             return json_response(status())
@@ -208,7 +212,7 @@ class Unsealing:
         except (msgspec.DecodeError, web.HTTPRequestEntityTooLarge):
             return json_response({"error": "the request body is wrong: it must be one share as text"}, 400)
         if not self._waiting:
-            return json_response({"error": "nothing is sealed here: no vault of this node waits for shares"}, 409)
+            return json_response({"error": STARTING_HINT if self.is_starting else NOTHING_SEALED}, 409)
         share = share_text.decode(body.share)
         if isinstance(share, Wrong):
             return self._refused(share)

@@ -84,7 +84,9 @@ def test_people_give_their_shares_one_by_one(socket: Path, tmp_path: Path) -> No
         0,
         f"share 3 of set {NAME} accepted, that is enough: the vault 'main' is open\n",
     )
-    assert run(socket, "--status") == (1, "nothing is sealed here: no vault of this node waits for shares\n")
+    assert run(socket, "--status") == (0, "nothing is sealed here: no vault of this node waits for shares\n")
+    status, output = run(socket, "--share-file", one)
+    assert (status, output) == (1, "nothing is sealed here: no vault of this node waits for shares\n")
 
 
 def test_several_files_at_once_and_as_json(socket: Path, tmp_path: Path) -> None:

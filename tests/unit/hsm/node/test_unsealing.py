@@ -109,6 +109,12 @@ async def test_enough_shares_open_the_vault(unsealing: Unsealing, client: Client
     assert (status, answer["error"]) == (409, "nothing is sealed here: no vault of this node waits for shares")
 
 
+async def test_while_a_node_starts_more_vaults_may_come(unsealing: Unsealing, client: Client, made: Deal) -> None:
+    unsealing.is_starting = True
+    status, answer = await give(client, encode(made.shares[2]))
+    assert (status, "try again in a moment" in answer["error"]) == (409, True)
+
+
 @pytest.fixture
 async def waiting(unsealing: Unsealing, made: Deal) -> AsyncIterator[Vault]:
     """A vault that waits for its shares."""
