@@ -35,7 +35,8 @@ EQUALS = {("hsm.backends", "hsm.store")}
 """The vault, a backend, keeps its records in the store."""
 PURE = (
     *("hsm/wire/*.py", "proxy/base/*.py"),
-    *("hsm/node/access.py", "hsm/node/admission.py"),
+    *("hsm/node/access.py", "hsm/node/admission.py", "hsm/node/tls_messages.py", "hsm/node/rates.py"),
+    "hsm/node/usage.py",
     *("proxy/signing/inventory.py", "proxy/signing/health.py", "proxy/signing/selection.py", "proxy/signing/router.py"),
     *(
         "proxy/tls/sites.py",

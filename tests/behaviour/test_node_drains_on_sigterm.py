@@ -134,16 +134,29 @@ def test_the_process_is_not_dumpable_before_it_opens_its_keys(home: NodeHome) ->
     assert (result.stdout, result.stderr) == ("0\n", "")
 
 
-async def test_sighup_changes_nothing(node: Program, home: NodeHome) -> None:
-    link = await Link.open(node.ready["address"], home.identity("proxy"))
-    node.process.send_signal(signal.SIGHUP)
+async def test_sighup_reads_the_config_again(node: Program, home: NodeHome) -> None:
     assert node.process.stderr is not None
-    said: set[str] = set()
-    while "reload_not_supported" not in said:
-        said.add(json.loads(await asyncio.wait_for(node.process.stderr.readline(), PATIENCE_S))["event"])
-    asked = link.sign(home.ski("www-p256"), Scheme.ECDSA_SHA256, b"x")
-    link.flush()
-    assert isinstance(await link.answer(asked), Signed)
+    link = await Link.open(node.ready["address"], home.identity("proxy"))
+    ski = home.ski("www-p256")
+
+    async def reloaded(event: str, **config: str) -> dict[str, Any]:
+        home.write_config("node-1", **config)
+        node.process.send_signal(signal.SIGHUP)
+        assert node.process.stderr is not None
+        while True:
+            line = json.loads(await asyncio.wait_for(node.process.stderr.readline(), PATIENCE_S))
+            if line["event"] == event:
+                return dict(line)
+
+    assert isinstance(await link.ask(ski, Scheme.ECDSA_SHA256, b"x"), Signed)
+    line = await reloaded("reload_failed", rule="digest = true")
+    assert "digest: unknown key; did you mean 'digests'" in str(line["problems"])
+    assert isinstance(await link.ask(ski, Scheme.ECDSA_SHA256, b"x"), Signed), "a bad file changes nothing"
+    line = await reloaded("reloaded", rule="digests = false")
+    assert line["applied"] == ["access"]
+    refused = await link.ask(ski, Scheme.ECDSA_SHA256, b"x")
+    assert isinstance(refused, Failed)
+    assert refused.code is ErrorCode.DENIED
     await link.close()
 
 
