@@ -21,9 +21,9 @@ from hsm.backends.base import KeyAdmin, KeyHolder, KeyRecord
 
 DEFAULT_GRACE = timedelta(days=7)
 MAX_GRACE = timedelta(days=3650)
-DEFAULT_QUIET_S = 600.0
-"""Proxies use the keys of all certificates they have loaded every second, if only to see that they work: a key that
-was not used for so long is in no proxy's certificates."""
+MIN_QUIET_S = 15.0
+"""Nodes tell every 10 s what they signed: what was used a moment ago may look older by so much."""
+LEAST_QUIET_S, QUIET_PER_KEY_S = 600.0, 4.0
 MAX_LABEL = 64
 _NUMBERED = re.compile(r"^(?P<base>.+)-(?P<number>[2-9]|[1-9][0-9]{1,2})\Z", re.DOTALL)
 
@@ -154,6 +154,15 @@ def rotating(record: KeyRecord, now: datetime, successor: bytes, quiet_s: float)
     """To be retired once `successor` (a SKI) is in use and the key itself was not used for `quiet_s`."""
     succeeding(record, now)
     return replace(record.attributes, successor=successor, retire_quiet_s=quiet_s)
+
+
+def quiet_for(keys: int) -> float:
+    """After how many seconds without use a key of a token with so many `keys` is in no proxy's certificates any more.
+
+    Every worker of a proxy asks every node every second for a signature, with the keys of its certificates in turn.
+    So one that has loaded all keys uses each of them once in as many seconds, however few visitors its site has.
+    """
+    return max(LEAST_QUIET_S, QUIET_PER_KEY_S * keys)
 
 
 def next_label(label: str, taken: Container[str]) -> str:

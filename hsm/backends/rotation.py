@@ -13,7 +13,7 @@ from datetime import datetime
 
 from hsm.backends.attributes import Purpose
 from hsm.backends.base import KeyAdmin, KeyRecord
-from hsm.backends.lifecycle import next_label, rotating, succeeding
+from hsm.backends.lifecycle import next_label, quiet_for, rotating, succeeding
 from hsm.backends.x509_forms import FormProblem, parse_names, parse_subject
 
 MAX_COMMON_NAME = 64
@@ -60,16 +60,25 @@ class Names:
 
 
 def rotate(
-    admin: KeyAdmin, reference: str, now: datetime, names: Names, *, quiet_s: float, taken: Collection[str] = ()
+    admin: KeyAdmin,
+    reference: str,
+    now: datetime,
+    names: Names,
+    *,
+    quiet_s: float | None = None,
+    taken: Collection[str] = (),
 ) -> Rotation:
     """Make a key's successor, whose label is none of `taken`; the key is to retire `quiet_s` after its last use.
 
-    Raises LifecycleProblem, FormProblem, and what the token's admin raises.
+    None for `quiet_s` chooses what suits the number of keys. Raises LifecycleProblem, FormProblem, and what the
+    token's admin raises.
     """
     record = admin.get(reference)
     attributes = succeeding(record, now)
     subject = names.subject_for(record)  # before there is anything to be undone
-    label = next_label(record.label, {*taken, *(other.label for other in admin.list())})
+    labels = [other.label for other in admin.list()]
+    label = next_label(record.label, {*taken, *labels})
+    quiet_s = quiet_for(len(labels) + 1) if quiet_s is None else quiet_s
     successor = admin.generate(record.type, label, attributes)
     with _undone(admin, successor):
         csr = admin.csr(successor.ski.hex(), subject, names.names)

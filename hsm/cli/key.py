@@ -8,7 +8,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 from urllib.parse import urlencode
@@ -226,7 +226,10 @@ def rotate(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="File for the certificate request; default: standard output.")
     ] = None,
-    quiet: Annotated[str, typer.Option(help="The old key retires when it was not used for so long.")] = "10m",
+    quiet: Annotated[
+        str | None,
+        typer.Option(help="The old key retires when it was not used for so long, 15s at least. Default: 10m or more."),
+    ] = None,
     token: TokenOption = "",
     socket: SocketOption = None,
     config: ConfigOption = None,
@@ -234,17 +237,16 @@ def rotate(
 ) -> None:
     """Make a key's successor and a request for its certificate; the old key retires when the new one took over."""
     with _clear_errors():
-        span = parse_duration(quiet)
-    body = {"subject": subject, "names": names or [], "quiet_s": span.total_seconds()}
+        quiet_s = parse_duration(quiet).total_seconds() if quiet is not None else None
+    body = {"subject": subject, "names": names or [], "quiet_s": quiet_s}
     done = _ask(socket, config, "POST", _at(key_path(key, "rotate"), token), body)
     old, successor = done["key"]["label"], done["successor"]["label"]
+    span = shown_duration(timedelta(seconds=done["key"]["quiet_s"]))
     if not as_json:
         # Not to standard output, which may be the request's way to the CA.
         typer.echo(f"made {successor} ({done['successor']['ski']}) to take the place of {old}", err=True)
         typer.echo(f"next: let access rules allow {successor}, have its request certified, give proxies the", err=True)
-        typer.echo(
-            f"certificate in place of {old}'s; {old} retires {shown_duration(span)} after its last use", err=True
-        )
+        typer.echo(f"certificate in place of {old}'s; {old} retires {span} after its last use", err=True)
     _write(done, out, as_json)
 
 

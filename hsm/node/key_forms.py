@@ -10,7 +10,7 @@ from msgspec import Meta
 
 from hsm.backends.attributes import KeyAttributes, KeyState, Purpose, Usage, in_utc
 from hsm.backends.base import KeyRecord
-from hsm.backends.lifecycle import DEFAULT_GRACE, DEFAULT_QUIET_S, MAX_GRACE
+from hsm.backends.lifecycle import DEFAULT_GRACE, MAX_GRACE, MIN_QUIET_S
 from hsm.backends.rotation import Names
 from hsm.backends.x509_forms import MAX_DAYS
 from hsm.wire.schemes import KeyType
@@ -86,8 +86,8 @@ class SelfSignBody(CsrBody, frozen=True, kw_only=True):
 class RotateBody(CsrBody, frozen=True, kw_only=True):
     """POST /keys/{key}/rotate."""
 
-    quiet_s: Annotated[float, Meta(ge=1, le=31_536_000)] = DEFAULT_QUIET_S
-    """For how long the old key must not have been used before it retires."""
+    quiet_s: Annotated[float, Meta(ge=MIN_QUIET_S, le=31_536_000)] | None = None
+    """For how long the old key must not have been used before it retires; None chooses by the number of keys."""
 
 
 class DestroyBody(_Body, frozen=True, kw_only=True):

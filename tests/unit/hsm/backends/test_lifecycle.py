@@ -229,6 +229,10 @@ def test_labels_count_up(label: str, taken: tuple[str, ...], wanted: str) -> Non
     assert lifecycle.next_label(label, taken) == wanted
 
 
+def test_a_token_with_many_keys_needs_more_patience() -> None:
+    assert [lifecycle.quiet_for(keys) for keys in (1, 150, 1000)] == [600, 600, 4000]
+
+
 def rotated(last_used: datetime | None, successor_signatures: int, created: datetime | None) -> tuple[Token, Key, Key]:
     successor = Key("www-2", created=created)
     old = Key(attributes=lifecycle.rotating(Key(), NOW - DAY, successor.ski, 600.0))

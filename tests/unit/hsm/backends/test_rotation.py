@@ -93,3 +93,9 @@ def test_subjects_suit_the_key(admin: VaultAdmin) -> None:
     assert Names().subject_for(root) == "CN=root"
     with pytest.raises(FormProblem, match="give at least one name"):
         Names(subject="CN=me").subject_for(site)
+
+
+def test_the_more_keys_there_are_the_longer_the_quiet_must_be(admin: VaultAdmin) -> None:
+    for number in range(3):
+        admin.generate(KeyType.ED25519, f"k{number}")
+    assert rotate(admin, "k0", NOW, SITE).old.attributes.retire_quiet_s == 600

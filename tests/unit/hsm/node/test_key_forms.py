@@ -22,7 +22,7 @@ def test_a_password_is_in_no_repr() -> None:
 def test_what_is_not_said_is_the_default() -> None:
     assert NewKeyBody(label="x").attributes() == KeyAttributes()
     assert msgspec.json.decode(b"{}", type=DestroyBody).grace_s == 7 * 86400
-    assert msgspec.json.decode(b"{}", type=RotateBody).quiet_s == 600
+    assert msgspec.json.decode(b"{}", type=RotateBody).quiet_s is None
 
 
 def test_times_are_kept_in_utc() -> None:
