@@ -99,8 +99,10 @@ def compare(
 
 
 def write_rows(rows: Sequence[Row], path: Path) -> None:
-    """Replaces the results file by these rows."""
+    """Writes these rows to the results file; rows of other names stay in it, so that a part can be measured anew."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    new = {row.name: asdict(row) for row in rows}
+    old = {row["name"]: row for row in json.loads(path.read_text())} if path.exists() else {}
     part = path.with_suffix(".part")
-    part.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
+    part.write_text(json.dumps(list({**old, **new}.values()), indent=1) + "\n")
     part.replace(path)
