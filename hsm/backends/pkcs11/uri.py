@@ -24,8 +24,8 @@ MAX_URI_CHARACTERS = 4096
 _SCHEME = "pkcs11:"
 _MAX_SLOT_ID = 2**64 - 1
 # RFC 7512 2.3: unreserved, some reserved characters, and percent-encoded bytes; "&" only in the path, "/?|" only after.
-_PATH_VALUE = re.compile(r"(?:[A-Za-z0-9._~:\[\]@!$'()*+,=&-]|%[0-9A-Fa-f]{2})*\Z", re.ASCII)
-_QUERY_VALUE = re.compile(r"(?:[A-Za-z0-9._~:\[\]@!$'()*+,=/?|-]|%[0-9A-Fa-f]{2})*\Z", re.ASCII)
+_PATH_VALUE = re.compile(r"(?:[A-Za-z0-9._~:\[\]@!$'()+*,=&-]|%[0-9A-Fa-f]{2})*\Z", re.ASCII)
+_QUERY_VALUE = re.compile(r"(?:[A-Za-z0-9._~:\[\]@!$'()+*,=/?|-]|%[0-9A-Fa-f]{2})*\Z", re.ASCII)
 _VERSION = re.compile(r"[0-9]{1,3}(?:\.[0-9]{1,3})?\Z", re.ASCII)
 _TEXT_OF_TOKEN = {
     "token": "token",

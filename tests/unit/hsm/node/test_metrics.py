@@ -32,7 +32,14 @@ STATUS = NodeStatus(
             {LaneName.CHEAP: LaneStatus(4, 100, 1, 1, 0, 0.0001), LaneName.DEAR: LaneStatus(0, 50, 2, 4, 1, 0.5)},
             {},
         ),
-        TokenStatus("hsm", "pkcs11", "reopening", 0, {LaneName.AWAITED: LaneStatus(8, 99, 30, 30, 1, 0.1)}, {"crashes": 2, "hangs": 1}),
+        TokenStatus(
+            "hsm",
+            "pkcs11",
+            "reopening",
+            0,
+            {LaneName.AWAITED: LaneStatus(8, 99, 30, 30, 1, 0.1)},
+            {"crashes": 2, "hangs": 1},
+        ),
     ),
 )
 
