@@ -139,6 +139,7 @@ class Unsealing:
                 else:
                     self._log.info("vault_unsealed", token=token, set=share_set.name)
                     self._waiting.remove(sealed)
+                    self._tell_systemd("STATUS=Unsealed")
                     sealed.tell("")
                     return opened
                 finally:
