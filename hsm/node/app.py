@@ -28,6 +28,7 @@ from hsm.node.opening.opened import OpenToken, Surroundings
 from hsm.node.refreshing import TokenRefresh
 from hsm.node.reload import Reload
 from hsm.node.requests import ServiceLimits
+from hsm.node.retry import RetryRoutes
 from hsm.node.server import Server
 from hsm.node.service import Service
 from hsm.node.unsealing import Unsealing
@@ -143,7 +144,12 @@ class Node:
         self._refreshes = tuple(TokenRefresh(token, self._calls, self._keys_changed) for token in tokens)
         self._server = Server(self._service, context, config.listen, self._metrics, loop)
         management = Management(tokens, self._metrics, self.status, self.refresh, self._calls)
-        routes = (*FaultRoutes(lambda: self._tokens)(), *self._unsealing.routes(), *self._reload.routes())
+        routes = (
+            *FaultRoutes(lambda: self._tokens)(),
+            *RetryRoutes(lambda: self._tokens)(),
+            *self._unsealing.routes(),
+            *self._reload.routes(),
+        )
         self._running.append(await serve(management.app(routes), files.socket))
         for refresh in self._refreshes:
             self._tasks.start(refresh.refresh_forever(config.node.refresh_interval_s), name=f"refresh-{refresh.name}")
@@ -163,8 +169,7 @@ class Node:
             tokens=[token.name for token in tokens],
             pid=os.getpid(),
         )
-        if not config.access:
-            self._log.warning("access_list_empty", hint="every request will be denied; add [[access]] to the config")
+        self._warn_of_empty_access(config)
         notify(READY)
 
     async def _open_tokens(self, surroundings: Surroundings) -> tuple[OpenToken, ...]:
@@ -198,12 +203,17 @@ class Node:
         """SIGHUP: reads the config again; the log says what took effect."""
         self._tasks.start(self._reload.reload_quietly(), name="reload")
 
+    def _warn_of_empty_access(self, config: NodeConfig) -> None:
+        if not config.access:
+            self._log.warning("access_list_empty", hint="every request will be denied; add [[access]] to the config")
+
     def _apply(self, config: NodeConfig) -> None:
         """The live part of another config takes effect."""
         if config.log.level != self._log_level:
             self._log_level = config.log.level
             logs.configure("sealgate-node", fmt=self._config.log.format, level=config.log.level)
         if self._service is not None and self._server is not None:
+            self._warn_of_empty_access(config)
             self._service.apply(config.rules, _limits(config))
             self._server.announce_keys(self._service.revision)
 

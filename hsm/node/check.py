@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
+from hsm.backends.attributes import KeyAttributes
 from hsm.node.blocking import BlockingCalls
 from hsm.node.config import NodeConfig, NodeFiles, load_config
-from hsm.node.opening.factory import open_tokens
+from hsm.node.opening.factory import needs_people, open_tokens
 from hsm.node.opening.opened import Surroundings
-from hsm.node.token_config import Pkcs11TokenConfig, TokenConfig
+from hsm.node.token_config import TokenConfig
 from hsm.shared.hardening import harden_process
 from hsm.shared.mtls import Identity, server_context
 from hsm.shared.tasks import Tasks
@@ -26,40 +28,53 @@ def check(path: Path) -> str:
     files = NodeFiles.of(config, path.absolute().parent)
     server_context(Identity(files.ca, files.certificate, files.private_key))
     harden_process()
-    tokens = [token for token in config.tokens if not _is_opened_by_people(token)]
-    keys = asyncio.run(_keys(tokens, path.absolute().parent))
-    lines = [f"{path}: right; node {config.node.name!r}, {len(keys)} keys, {len(config.access)} access rules"]
-    lines += [f"warning: {warning}" for warning in _warnings(config, keys)]
+    tokens = [token for token in config.tokens if not needs_people(token)]
+    found = asyncio.run(_look(tokens, path.absolute().parent))
+    lines = [f"{path}: right; node {config.node.name!r}, {len(found.keys)} keys, {len(config.access)} access rules"]
+    lines += [f"warning: {warning}" for warning in _warnings(config, found)]
     return "\n".join(lines)
 
 
-def _is_opened_by_people(token: TokenConfig) -> bool:
-    return not isinstance(token, Pkcs11TokenConfig) and token.shares
+@dataclass(frozen=True)
+class _Found:
+    """What the tokens hold, each key once; and which tokens could not be asked now."""
+
+    keys: tuple[tuple[KeyEntry, KeyAttributes], ...]
+    away: tuple[str, ...]
 
 
-async def _keys(tokens: list[TokenConfig], base_dir: Path) -> tuple[KeyEntry, ...]:
-    """What the tokens hold; each key once."""
+async def _look(configs: list[TokenConfig], base_dir: Path) -> _Found:
     tasks = Tasks()
     surroundings = Surroundings(base_dir, BlockingCalls(), tasks, asyncio.get_running_loop())
-    opened = await open_tokens(tokens, surroundings, None)
+    opened = await open_tokens(configs, surroundings, None)
     try:
-        lists = [holder.keys() for token in opened if (holder := token.backend or token.awaited)]
-        return tuple({key.ski: key for keys in lists for key in keys}.values())
+        keys: dict[bytes, tuple[KeyEntry, KeyAttributes]] = {}
+        for token in opened:
+            if (holder := token.backend or token.awaited) is not None:
+                entries = holder.keys()
+                for entry in entries:
+                    keys.setdefault(entry.ski, (entry, holder.attributes_of(entry.ski)))
+        return _Found(tuple(keys.values()), tuple(token.name for token in opened if token.state() != "up"))
     finally:
         for token in opened:
             await token.close()
         await tasks.stop()
 
 
-def _warnings(config: NodeConfig, keys: tuple[KeyEntry, ...]) -> Iterator[str]:
+def _warnings(config: NodeConfig, found: _Found) -> Iterator[str]:
     for token in config.tokens:
-        if _is_opened_by_people(token):
+        if needs_people(token):
             yield f"token {token.name!r} is opened by shares, so its keys were not looked at"
+        elif token.name in found.away:
+            yield f"token {token.name!r} is away, so its keys were not looked at; a node starts without them and waits"
     if not config.access:
         yield "there is no [[access]], so every request will be denied"
     for number, rule in enumerate(config.rules):
-        mine = [key for key in keys if rule.covers_key(key)]
+        mine = [(key, attributes) for key, attributes in found.keys if rule.covers_key(key)]
+        fitting = [key for key, attributes in mine if rule.covers_purpose(attributes)]
         if not mine:
             yield f"access[{number}]: its keys {', '.join(rule.keys)} match no key there is now"
-        elif not any(True for key in mine for _ in rule.allowed_schemes(key)):
+        elif not fitting:
+            yield f"access[{number}]: its purposes {', '.join(rule.purposes)} fit none of its keys"
+        elif not any(True for key in fitting for _ in rule.allowed_schemes(key)):
             yield f"access[{number}]: its schemes fit none of its keys"

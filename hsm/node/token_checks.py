@@ -9,13 +9,10 @@ import os
 import stat
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from hsm.backends.pkcs11.uri import Pkcs11Uri, UriProblem, parse_uri
 from hsm.node.token_config import Pkcs11TokenConfig, SimulatedTokenConfig, TokenConfig, VaultOpening
 from hsm.shared import strict_toml, toml_lines
-
-if TYPE_CHECKING:
-    from hsm.backends.pkcs11.uri import Pkcs11Uri
 
 NOT_AN_HSM = (
     "a simulated token is no HSM: it is a software vault made slow and faulty, for tests;"
@@ -60,6 +57,8 @@ def _note_pkcs11(
     uri = _uri((*path, "uri"), token.uri, problems)
     if uri is not None and token.module is None and uri.module_path is None and uri.module_name is None:
         problems.add(path, "no library is named; set module, or put ?module-path=/path/to/lib.so into the uri")
+    if uri is not None and uri.module_path is not None:
+        note_file((*path, "uri"), Path(uri.module_path), problems)
     if token.module is not None:
         note_file((*path, "module"), strict_toml.resolve(base_dir, token.module), problems)
     pins = [token.pin_file, token.pin_credential, token.pin_env]
@@ -82,10 +81,6 @@ def _note_simulated(token: SimulatedTokenConfig, path: toml_lines.Path, problems
 
 
 def _uri(field: toml_lines.Path, text: str, problems: strict_toml.Problems) -> Pkcs11Uri | None:
-    try:
-        from hsm.backends.pkcs11.uri import UriProblem, parse_uri
-    except ImportError:
-        return None
     try:
         return parse_uri(text)
     except UriProblem as problem:

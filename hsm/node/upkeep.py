@@ -7,10 +7,13 @@ next time; counts that could not be written are kept until then.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 
+from hsm.backends.attributes import Usage
+from hsm.backends.base import KeyAdmin
 from hsm.backends.lifecycle import may_be_due, run_due
 from hsm.node.blocking import BlockingCalls
 from hsm.node.opening.opened import OpenToken
@@ -20,6 +23,27 @@ from hsm.shared.logs import get_logger
 
 def _utc_now() -> datetime:
     return datetime.now(UTC)
+
+
+class _Telling:
+    """One piece of news for a token, told in a thread, and how that went."""
+
+    def __init__(self, admin: KeyAdmin, node: str, taken: Mapping[bytes, Usage]) -> None:
+        self.taken = taken
+        self.error: Exception | None = None
+        self.ended = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self._admin = admin
+        self._node = node
+
+    def tell(self) -> None:
+        """Blocks; never raises."""
+        try:
+            self._admin.add_usage(self._node, self.taken)
+        except Exception as error:
+            self.error = error
+        with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile: nobody waits
+            self._loop.call_soon_threadsafe(self.ended.set)
 
 
 class TokenUpkeep:
@@ -43,6 +67,7 @@ class TokenUpkeep:
         self._now = now
         self._wall = wall
         self._turn = asyncio.Lock()
+        self._telling: _Telling | None = None
         self._failures: dict[str, str] = {}
         self._log = get_logger("upkeep")
 
@@ -56,20 +81,26 @@ class TokenUpkeep:
     async def tell_usage(self) -> bool:
         """Tells the token what was signed since the last time; False where it could not be told."""
         async with self._turn:
+            if self._telling is not None:
+                # Its caller was cancelled, as happens at a stop; its thread goes on.
+                await self._told(self._telling)
             taken = self._counts.take(self.name, self._wall(), self._now())
             if not taken:
                 return True
-            try:
-                await self._calls.run(lambda: self._token.admin.add_usage(self._node, taken))
-            except BaseException as error:
-                # Also when cancelled: then the thread may write it all the same, and a count too high is no harm.
-                self._counts.give_back(self.name, taken)
-                if not isinstance(error, Exception):
-                    raise
-                self._failed("usage_not_told", error)
-                return False
+            self._telling = _Telling(self._token.admin, self._node, taken)
+            await self._calls.run(self._telling.tell)
+            return await self._told(self._telling)
+
+    async def _told(self, telling: _Telling) -> bool:
+        """Waits until a telling has ended, and takes back what could not be told."""
+        await telling.ended.wait()
+        self._telling = None
+        if telling.error is None:
             self._failures.pop("usage_not_told", None)
             return True
+        self._counts.give_back(self.name, telling.taken)
+        self._failed("usage_not_told", telling.error)
+        return False
 
     async def do_what_is_due(self) -> None:
         """Has keys retired and destroyed whose time has come."""

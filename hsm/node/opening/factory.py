@@ -55,17 +55,14 @@ def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
 
 async def _open(config: TokenConfig, surroundings: Surroundings, unsealing: Unsealing | None) -> OpenToken:
     # Imported here: a node with a vault loads nothing of PKCS#11, and the other way round.
-    try:
-        if isinstance(config, VaultTokenConfig):
-            from hsm.node.opening.vault import open_vault
+    if isinstance(config, VaultTokenConfig):
+        from hsm.node.opening.vault import open_vault
 
-            return await open_vault(config, surroundings, unsealing)
-        if isinstance(config, Pkcs11TokenConfig):
-            from hsm.node.opening.pkcs11 import open_pkcs11
+        return await open_vault(config, surroundings, unsealing)
+    if isinstance(config, Pkcs11TokenConfig):
+        from hsm.node.opening.pkcs11 import open_pkcs11
 
-            return await open_pkcs11(config, surroundings)
-        from hsm.node.opening.simulated import open_simulated
+        return await open_pkcs11(config, surroundings)
+    from hsm.node.opening.simulated import open_simulated
 
-        return await open_simulated(config, surroundings, unsealing)
-    except ModuleNotFoundError:
-        raise TokenProblem(f"token {config.name!r}: this kind of token is not available") from None
+    return await open_simulated(config, surroundings, unsealing)

@@ -13,13 +13,14 @@ from typing import Any
 import aiohttp
 import pytest
 
+from hsm.backends.vault import VaultAdmin, open_store
 from hsm.node.app import Node
 from hsm.node.config import load_config
 from hsm.node.opening.opened import TokenProblem
 from hsm.shared.exposition import ListenError
 from hsm.wire.messages import Failed, KeysChanged, KeysListed, Signed
 from hsm.wire.schemes import KeyType, Scheme
-from tests.support.node import Link, NodeHome, make_home, until, verify
+from tests.support.node import PROXY, Link, NodeHome, make_home, until, verify
 from tests.support.tls_messages import certificate_verify
 
 StartNode = Callable[..., Awaitable[Node]]
@@ -35,7 +36,8 @@ async def start(home: NodeHome) -> AsyncIterator[StartNode]:
     nodes: list[Node] = []
 
     async def make(name: str = "node-1", **more: str) -> Node:
-        node = Node(load_config(home.write_config(name, **more)), home.path)
+        path = home.write_config(name, **more)
+        node = Node(load_config(path), home.path, path)
         nodes.append(node)
         await node.start()
         return node
@@ -109,6 +111,90 @@ async def test_a_key_is_usable_at_its_own_node_when_it_is_acknowledged(start: St
     listed = await link.greet()
     assert isinstance(listed, KeysListed)
     assert {key.label for key in listed.keys} == {"www-p256", "www-new"}
+    await link.close()
+
+
+async def test_a_node_with_two_tokens_signs_with_the_keys_of_both(start: StartNode, home: NodeHome) -> None:
+    folder = home.path / "second"
+    folder.mkdir(mode=0o700)
+    second = make_home(folder, (KeyType.P384,))
+    more = second.vault_token("second").replace('"vault.db"', '"second/vault.db"').replace('"mas', '"second/mas')
+    node = await start(tokens=home.vault_token("first") + more)
+    link = await Link.open(node.address, home.identity("proxy"))
+    for keys, label in ((home.keys, "www-p256"), (second.keys, "www-p384")):
+        ski, public = keys[label]
+        answer = await link.ask(ski, Scheme.ECDSA_SHA384, b"hello")
+        assert isinstance(answer, Signed)
+        verify(public, Scheme.ECDSA_SHA384, answer.signature, b"hello")
+    assert [(token.name, token.keys, token.is_up) for token in node.status().tokens] == [
+        ("first", 2, True),
+        ("second", 2, True),
+    ]
+    _status, metrics = await get(node, "/metrics")
+    assert 'sealgate_node_in_flight_limit{lane="dear",token="second"}' in metrics
+    assert 'sealgate_node_token_up{kind="vault",token="first"} 1.0' in metrics
+    ages = json.loads((await get(node, "/healthz"))[1])["refreshed_s_ago"]
+    assert set(ages) == {"first", "second"}
+    await link.close()
+
+
+async def test_one_token_that_is_not_heard_of_is_no_reason_to_restart_a_node(start: StartNode, home: NodeHome) -> None:
+    node = await start(tokens=home.vault_token("first") + home.vault_token("second"), node="refresh_interval_s = 60")
+    first, second = node._refreshes
+    first._refreshed_at -= 1000
+    assert (await get(node, "/healthz"))[0] == 200
+    second._refreshed_at -= 1000
+    assert (await get(node, "/healthz"))[0] == 503
+
+
+async def test_what_was_signed_is_told_to_the_token_at_a_stop(start: StartNode, home: NodeHome) -> None:
+    node = await start()
+    link = await Link.open(node.address, home.identity("proxy"))
+    ski = home.ski("www-p256")
+    for _ in range(3):
+        assert isinstance(await link.ask(ski, Scheme.ECDSA_SHA256, b"x"), Signed)
+    assert isinstance(await link.ask(home.ski("mail"), Scheme.ECDSA_SHA256, b"x"), Failed)
+    await link.close()
+    await node.stop()
+    store = open_store(home.store, key_file=home.key_file)
+    usage = VaultAdmin(store).usage()
+    store.close()
+    assert {ski: used.signatures for ski, used in usage.items()} == {ski: 3}
+    assert usage[ski].last_used is not None
+
+
+async def test_a_key_that_is_retired_signs_no_more_and_proxies_are_told(start: StartNode, home: NodeHome) -> None:
+    node = await start(node="refresh_interval_s = 60")
+    link = await Link.open(node.address, home.identity("proxy"))
+    await link.greet()
+    ski = home.ski("www-p256")
+    assert isinstance(await link.ask(ski, Scheme.ECDSA_SHA256, b"x"), Signed)
+    await manage(node, "POST", "/keys/www-p256/retire", {})
+    refused = await link.ask(ski, Scheme.ECDSA_SHA256, b"x")
+    assert isinstance(refused, Failed)
+    assert refused.detail == "this key is not active"
+    assert any(isinstance(event, KeysChanged) for event in link.events)
+    listed = await link.greet()
+    assert isinstance(listed, KeysListed)
+    assert listed.keys == ()
+    await link.close()
+
+
+async def test_other_rules_take_effect_for_who_is_connected(start: StartNode, home: NodeHome) -> None:
+    node = await start()
+    link = await Link.open(node.address, home.identity("proxy"))
+    await link.greet()
+    mail = home.ski("mail")
+    assert isinstance(await link.ask(mail, Scheme.ECDSA_SHA256, b"x"), Failed)
+    path = home.write_config(extra=f'[[access]]\nclient = "{PROXY}"\nkeys = ["mail"]\ndigests = true\n')
+    answer = await manage(node, "POST", "/reload")
+    assert answer == {"applied": ["access"], "needs_restart": []}
+    assert isinstance(await link.ask(mail, Scheme.ECDSA_SHA256, b"x"), Signed)
+    assert any(isinstance(event, KeysChanged) for event in link.events)
+    path.write_text("nonsense")
+    with pytest.raises(AssertionError, match="not valid TOML"):
+        await manage(node, "POST", "/reload")
+    assert isinstance(await link.ask(mail, Scheme.ECDSA_SHA256, b"x"), Signed)
     await link.close()
 
 

@@ -27,11 +27,13 @@ def test_what_is_surely_not_meant_is_a_warning(home: NodeHome) -> None:
     rules = (
         '[[access]]\nclient = "CN=x"\nkeys = ["shop-*"]\n'
         '[[access]]\nclient = "CN=x"\nkeys = ["mail"]\nschemes = ["ed25519"]\n'
+        '[[access]]\nclient = "CN=x"\nkeys = ["mail"]\npurposes = ["ca", "general"]\n'
     )
     found = check.check(home.write_config(extra=rules)).splitlines()
     assert found[1:] == [
         "warning: access[1]: its keys shop-* match no key there is now",
         "warning: access[2]: its schemes fit none of its keys",
+        "warning: access[3]: its purposes ca, general fit none of its keys",
     ]
 
 

@@ -90,9 +90,28 @@ async def test_a_token_that_hangs_does_not_keep_a_node_from_stopping() -> None:
     desk.ledger.gate.clear()
     await tell_all((desk.upkeep, other.upkeep), 0.05)
     assert other.ledger.told[KEY.ski].signatures == 1
-    assert desk.counts.take("vault", WALL, 0.0) == {KEY.ski: Usage(1, WALL)}
+    assert desk.ledger.told == {}
     desk.ledger.gate.set()
     assert await desk.calls.finished(10)
+
+
+@pytest.mark.parametrize("failure", [None, OSError("disk")])
+async def test_what_a_cancelled_telling_wrote_is_not_told_again(failure: Exception | None) -> None:
+    desk, tasks = Desk(), Tasks()
+    desk.sign(3)
+    desk.ledger.gate.clear()
+    telling = tasks.start(desk.upkeep.tell_usage(), name="telling")
+    await until(lambda: desk.ledger.calls == 1)
+    telling.cancel()
+    desk.ledger.failure = failure
+    last = tasks.start(desk.upkeep.tell_usage(), name="last")
+    desk.ledger.gate.set()
+    await until(lambda: desk.ledger.calls == 2 or last.done())
+    desk.ledger.failure = None
+    await until(last.done)
+    await desk.upkeep.tell_usage()
+    assert desk.ledger.told[KEY.ski].signatures == 3
+    await tasks.stop()
 
 
 async def test_it_goes_on_by_the_clock() -> None:
