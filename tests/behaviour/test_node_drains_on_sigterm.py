@@ -52,7 +52,7 @@ async def node(home: NodeHome) -> AsyncIterator[Program]:
     while ready.get("event") != "node_ready":
         line = await asyncio.wait_for(process.stderr.readline(), 20)
         ready = json.loads(line)
-        assert ready["level"] == "info", line
+        assert ready["level"] == "info" or ready["event"] == "memory_not_locked", line
     yield Program(process, ready)
     if process.returncode is None:
         process.kill()
@@ -131,7 +131,9 @@ def test_the_process_is_not_dumpable_before_it_opens_its_keys(home: NodeHome) ->
     )
     command = [sys.executable, "-c", probe, str(home.write_config())]
     result = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
-    assert (result.stdout, result.stderr) == ("0\n", "")
+    said = [json.loads(line)["event"] for line in result.stderr.splitlines()]
+    assert result.stdout == "0\n"
+    assert set(said) <= {"memory_not_locked"}  # where this user may not
 
 
 async def test_sighup_reads_the_config_again(node: Program, home: NodeHome) -> None:
@@ -201,5 +203,6 @@ def test_open_files_are_enough_for_the_connections_that_are_allowed(home: NodeHo
     for hard in ("4096", "512"):
         command = [sys.executable, "-c", probe, str(home.write_config()), hard]
         result = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
-        said[hard] = (result.stdout, [json.loads(line)["event"] for line in result.stderr.splitlines()])
+        events = [json.loads(line)["event"] for line in result.stderr.splitlines()]
+        said[hard] = (result.stdout, [event for event in events if event != "memory_not_locked"])
     assert said == {"4096": ("True\n", []), "512": ("False\n", ["open_files_limit_too_low"])}
