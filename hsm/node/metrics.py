@@ -157,6 +157,7 @@ class _StatusCollector(Collector):
         yield GaugeMetricFamily("sealgate_node_keys", "Keys the node can sign with.", status.keys)
         yield GaugeMetricFamily("sealgate_node_draining", "1 while the node shuts down.", int(status.is_draining))
         yield GaugeMetricFamily("sealgate_node_ready", "1 while the node serves.", int(status.is_ready))
+        yield GaugeMetricFamily("sealgate_node_sealed", "Vaults that wait for their shares.", len(status.sealed))
         yield from self._tokens(status)
         yield from self._lanes(status)
         info = GaugeMetricFamily("sealgate_node_build_info", "Always 1.", labels=("version", "node"))

@@ -86,6 +86,7 @@ def test_gauges_are_read_at_the_scrape() -> None:
     assert found["sealgate_node_keys",] == 7
     assert found["sealgate_node_ready",] == 1
     assert found["sealgate_node_draining",] == 0
+    assert found["sealgate_node_sealed",] == 0
     assert found["sealgate_node_queue_depth", "lane=cheap", "token=vault"] == 4
     assert found["sealgate_node_queue_limit", "lane=cheap", "token=vault"] == 100
     assert found["sealgate_node_in_flight", "lane=dear", "token=vault"] == 2
