@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import itertools
 from collections import defaultdict
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ec import ECDSA, SECP256R1, EllipticCurvePrivateKey, generate_private_key
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed, decode_dss_signature
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -27,6 +29,14 @@ P256_PARAMETERS = curve_parameters(KeyType.P256)[0]
 
 def point_of(key: EllipticCurvePrivateKey) -> bytes:
     return der.wrap(der.OCTET_STRING, key.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint))
+
+
+def certificate(key: EllipticCurvePrivateKey) -> bytes:
+    """A certificate of this key, signed by itself."""
+    name, now = x509.Name([]), datetime.now(UTC)
+    builder = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
+    builder = builder.serial_number(5).not_valid_before(now).not_valid_after(now + timedelta(days=1))
+    return builder.sign(key, SHA256()).public_bytes(Encoding.DER)
 
 
 class FakeCryptoki:
@@ -134,6 +144,8 @@ class FakeCryptoki:
 
     def destroy(self, session: int, handle: int) -> None:
         self._in("C_DestroyObject", session)
+        if handle not in self._handles:
+            raise CryptokiError(c.CKR_OBJECT_HANDLE_INVALID, "C_DestroyObject")
         number = self._handles.pop(handle)
         del self.objects[number]
         self.private.pop(number, None)

@@ -11,11 +11,15 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TypeVar
 
+from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
 from hsm.backends.pkcs11.framing import answer_reader, frame
 from hsm.backends.pkcs11.messages import (
     Answer,
     FoundKey,
     Generate,
+    Import,
     KeysFound,
     ObjectMatch,
     Open,
@@ -107,6 +111,12 @@ class TokenWorker:
     def generate(self, type_: KeyType, label: str) -> FoundKey:
         (key,) = expect(self.ask(Generate(id=self.next_id(), type=type_, label=label)), KeysFound).keys
         return key
+
+    def import_key(self, key: PrivateKeyTypes, label: str) -> FoundKey:
+        pkcs8 = key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
+        request = Import(id=self.next_id(), label=label, private_key=pkcs8)
+        (found,) = expect(self.ask(request), KeysFound).keys
+        return found
 
     def sign(self, key: bytes, scheme: str, payload: bytes) -> bytes:
         return expect(self.ask(Sign(id=self.next_id(), key=key, scheme=scheme, payload=payload)), Signed).signature

@@ -161,7 +161,11 @@ def _mac_key(cryptoki: Cryptoki, session: int, name: bytes) -> int:
         c.CKA_VERIFY: True,
     }
     handle = cryptoki.generate_key(session, MechanismCall(c.CKM_GENERIC_SECRET_KEY_GEN), template)
-    _check_kept(cryptoki, session, (handle,))
+    try:
+        _check_kept(cryptoki, session, handle)
+    except Refused:
+        _remove(cryptoki, session, (handle,))
+        raise
     return handle
 
 
@@ -191,7 +195,7 @@ def _refuse_taken(cryptoki: Cryptoki, session: int, label: str) -> None:
 def _settled(cryptoki: Cryptoki, session: int, pair: tuple[int, int], label: str) -> TokenKey:
     """Check a new pair (private, public), give it its id, and say what it is; what can't be kept is removed."""
     try:
-        _check_kept(cryptoki, session, pair)
+        _check_kept(cryptoki, session, pair[0])
         key = read_key(cryptoki, session, pair[0])
         if key.found.id != key.ski and _has_id(cryptoki, session, pair, key.ski):
             key = read_key(cryptoki, session, pair[0])
@@ -222,15 +226,13 @@ def _has_id(cryptoki: Cryptoki, session: int, pair: tuple[int, int], ski: bytes)
     return True
 
 
-def _check_kept(cryptoki: Cryptoki, session: int, made: tuple[int, ...]) -> None:
-    """Whether the first of what was made is kept as it should be; all is removed where not. Raises Refused."""
-    told = cryptoki.attributes(session, made[0], (*_MUST_BE, *_MUST_NOT_BE_TRUE))
+def _check_kept(cryptoki: Cryptoki, session: int, handle: int) -> None:
+    """Whether a new key is kept as it should be. Raises Refused."""
+    told = cryptoki.attributes(session, handle, (*_MUST_BE, *_MUST_NOT_BE_TRUE))
     is_kept = all(told.get(kind) == value for kind, value in _MUST_BE.items())
     if not is_kept or any(told.get(kind) == b"\1" for kind in _MUST_NOT_BE_TRUE):
-        _remove(cryptoki, session, made)
-        raise Refused(
-            Failure.UNFIT, "the token would give the key out, or use it for more than signatures; it was removed again"
-        )
+        sentence = "the token would give the key out, or use it for more than signatures; it was removed again"
+        raise Refused(Failure.UNFIT, sentence)
 
 
 def _remove(cryptoki: Cryptoki, session: int, handles: Iterable[int]) -> None:

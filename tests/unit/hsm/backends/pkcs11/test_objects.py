@@ -1,13 +1,10 @@
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
 from typing import cast
 
 import pytest
-from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePrivateKey, generate_private_key
 from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key as generate_rsa
-from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509 import SubjectKeyIdentifier
 
@@ -17,7 +14,7 @@ from hsm.backends.pkcs11.messages import ObjectMatch
 from hsm.backends.pkcs11.objects import Listing, find_key, list_keys
 from hsm.backends.pkcs11.structures import Template
 from hsm.wire.schemes import KeyType
-from tests.support.fake_cryptoki import P256_PARAMETERS, FakeCryptoki, point_of
+from tests.support.fake_cryptoki import P256_PARAMETERS, FakeCryptoki, certificate, point_of
 
 EC: Template = {c.CKA_KEY_TYPE: c.CKK_EC, c.CKA_EC_PARAMS: P256_PARAMETERS, c.CKA_SIGN: True}
 
@@ -52,13 +49,6 @@ def ski(key: object) -> bytes:
 
 def spki(key: object) -> bytes:
     return key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)  # type: ignore[attr-defined, no-any-return]
-
-
-def certificate(key: EllipticCurvePrivateKey) -> bytes:
-    name, now = x509.Name([]), datetime.now(UTC)
-    builder = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
-    builder = builder.serial_number(5).not_valid_before(now).not_valid_after(now + timedelta(days=1))
-    return builder.sign(key, SHA256()).public_bytes(Encoding.DER)
 
 
 def test_the_public_key_of_an_rsa_key_is_in_itself(place: Place) -> None:
