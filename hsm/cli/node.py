@@ -12,6 +12,7 @@ import typer
 
 from hsm.cli.fault import fault_app, show_profiles
 from hsm.cli.management_client import ManagementProblem, call, socket_of
+from hsm.cli.retry import retry_token
 from hsm.cli.unseal import unseal_node
 
 node_app = typer.Typer(
@@ -78,6 +79,7 @@ def _reload_lines(result: dict[str, Any]) -> str:
 
 
 node_app.add_typer(fault_app)
+node_app.command("retry")(retry_token)
 node_app.command("profiles")(show_profiles)
 node_app.command("unseal")(unseal_node)
 

@@ -137,26 +137,28 @@ class Pkcs11Backend:
     def refresh(self) -> bool:
         """Take up what the book says now and, after `keys_changed`, what the token holds. Blocks, so not in the loop.
 
-        Raises BackendError while the token is not up.
+        Raises BackendError where one can't be read. A token that is away is no failure of the node: see `state`.
         """
         problem = self._read_book()
         if self._is_listing_wanted:
             self._is_listing_wanted = False
-            try:
-                self.ask(ListKeys(id=0))
-            except WorkerProblem as failed:
-                self._is_listing_wanted = True
-                problem = problem or BackendError(ErrorCode.BUSY, failed.sentence)
+            problem = self._list_now() or problem
         with self._guard:
             has_changed = self._revision != self._told_revision
             self._told_revision = self._revision
-        if has_changed:
-            return True
-        if problem is None and self.supervisor.state is not TokenState.UP:
-            problem = BackendError(ErrorCode.BUSY, self._why_away())
-        if problem is not None:
+        if problem is not None and not has_changed:
             raise problem
-        return False
+        return has_changed
+
+    def _list_now(self) -> BackendError | None:
+        if self.supervisor.state is not TokenState.UP:
+            return None  # an opening lists the keys, too
+        try:
+            self.ask(ListKeys(id=0))
+        except WorkerProblem as failed:
+            self._is_listing_wanted = True
+            return BackendError(ErrorCode.BUSY, failed.sentence)
+        return None
 
     def ask(self, request: Request) -> Answer:
         """What the running worker answers. Blocks, so not in the loop. Raises WorkerProblem, at once if none runs."""

@@ -58,5 +58,8 @@ class OpenToken:
     """One word for status and metrics: "up", or what it is doing instead."""
     details: Callable[[], Mapping[str, object]] = field(default=dict)
     """More for the status page: JSON values."""
+    try_again: Callable[[], None] | None = None
+    """The operator wants a token that is away to be opened now, also with a PIN that it refused; None where that is
+    never needed."""
     faults: object | None = None
     """The switchboard of a simulated token's faults (hsm.backends.simulated), None for others."""

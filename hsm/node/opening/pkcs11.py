@@ -65,6 +65,7 @@ async def open_pkcs11(config: Pkcs11TokenConfig, surroundings: Surroundings) -> 
         close=backend.stop,
         state=lambda: backend.state,
         details=backend.details,
+        try_again=backend.supervisor.try_again,
     )
 
 
