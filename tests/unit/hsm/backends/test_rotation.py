@@ -8,7 +8,13 @@ import pytest
 from cryptography import x509
 
 from hsm.backends.attributes import KeyAttributes, KeyState, Purpose, Usage
-from hsm.backends.lifecycle import LifecycleProblem, run_due
+from hsm.backends.book import Book
+from hsm.backends.lifecycle import LifecycleProblem, run_due, scheduled
+from hsm.backends.pkcs11.admin import Pkcs11Admin
+from hsm.backends.pkcs11.blocking_worker import BlockingWorker
+from hsm.backends.pkcs11.messages import TokenMatch
+from hsm.backends.pkcs11.pin import PinFile
+from hsm.backends.pkcs11.settings import TokenSettings
 from hsm.backends.rotation import Names, rotate
 from hsm.backends.vault import VaultAdmin, VaultError, VaultReason
 from hsm.backends.x509_forms import FormProblem
@@ -16,6 +22,7 @@ from hsm.shared.logs import Secret
 from hsm.store.master_key import KeyFile
 from hsm.store.store import Store
 from hsm.wire.schemes import KeyType
+from tests.support.softhsm import SoftToken
 
 NOW = datetime.now(UTC)
 SITE = Names(("www.example",))
@@ -99,3 +106,31 @@ def test_the_more_keys_there_are_the_longer_the_quiet_must_be(admin: VaultAdmin)
     for number in range(3):
         admin.generate(KeyType.ED25519, f"k{number}")
     assert rotate(admin, "k0", NOW, SITE).old.attributes.retire_quiet_s == 600
+
+
+def test_a_key_of_an_hsm_lives_the_same_life(tmp_path: Path) -> None:
+    token = SoftToken(tmp_path).init()
+    settings = TokenSettings(
+        module=Path(token.module),
+        token=TokenMatch(token=token.label),
+        pin=PinFile(token.pin_file()),
+        environment=token.environment,
+    )
+    with BlockingWorker.open(settings) as running:
+        admin = Pkcs11Admin(settings, Book(tmp_path / "hsm.book"), running=running)
+        old = admin.generate(KeyType.P256, "www", KeyAttributes(max_rate=5.0))
+        done = rotate(admin, "www", NOW, SITE, quiet_s=60.0)
+        request = x509.load_pem_x509_csr(done.csr)
+        assert request.is_signature_valid
+        assert x509.SubjectKeyIdentifier.from_public_key(request.public_key()).digest == done.successor.ski
+        assert (done.successor.label, done.successor.attributes) == ("www-2", KeyAttributes(max_rate=5.0))
+        admin.add_usage("n", {old.ski: Usage(5, NOW), done.successor.ski: Usage(1, NOW)})
+        assert run_due(admin, NOW + timedelta(seconds=30)) == []
+        assert len(run_due(admin, NOW + timedelta(seconds=90))) == 1
+        assert admin.get("www").attributes.state is KeyState.RETIRED
+        admin.change("www", lambda record: scheduled(record, NOW, timedelta(hours=1)))
+        assert run_due(admin, NOW + timedelta(minutes=59)) == []
+        (sentence,) = run_due(admin, NOW + timedelta(hours=1))
+        assert sentence.startswith("destroyed key 'www' ")
+        assert [record.label for record in admin.list()] == ["www-2"]
+        assert set(admin.usage()) == {done.successor.ski}
