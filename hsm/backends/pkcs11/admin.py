@@ -9,7 +9,7 @@ Methods block and may be called from any thread.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Protocol
@@ -157,13 +157,12 @@ class Pkcs11Admin:
             return record
 
     def add_usage(self, node: str, used: Mapping[bytes, Usage]) -> None:
-        """Add what one node has signed since it last said so. Keys that are gone are left out."""
+        """Add what one node has signed since it last said so. Keys are left out that the token says are gone."""
         if not used:
             return
         with self._translated():
-            with self._looking() as worker:
-                there = {key.ski for key in _listed(worker)}
-            self._book.add_usage(node, {ski: usage for ski, usage in used.items() if ski in there})
+            gone = self._gone_of(used)
+            self._book.add_usage(node, {ski: usage for ski, usage in used.items() if ski not in gone})
 
     def usage(self) -> Mapping[bytes, Usage]:
         """By SKI, all nodes together. Keys never used are left out."""
@@ -171,6 +170,13 @@ class Pkcs11Admin:
             return self._book.usage()
 
     # how
+
+    def _gone_of(self, skis: Collection[bytes]) -> set[bytes]:
+        try:
+            with self._looking() as worker:
+                return set(skis) - {key.ski for key in _listed(worker)}
+        except WorkerProblem:
+            return set()  # the token is away; nobody could sign with a key that was gone before
 
     def _add(
         self, request: Generate | Import, label: str, attributes: KeyAttributes, *, imported: bool

@@ -166,8 +166,8 @@ class Supervision(Generic[T]):
 
     def try_again(self, now: float) -> list[Command[T]]:
         """The operator wants it tried now, also with a PIN that was refused."""
+        self._refused.forgive()
         if self.state is TokenState.PIN_REFUSED:
-            self._refused.forgive()
             if self._has_worker:
                 self._enter(TokenState.REPLACING, now, now + GRACE_S)
                 return []

@@ -49,7 +49,7 @@ MODULE_FOLDERS = (
 
 async def open_pkcs11(config: Pkcs11TokenConfig, surroundings: Surroundings) -> OpenToken:
     """Opens the token, or leaves it to be opened later where it is only away. Raises TokenProblem."""
-    settings = token_settings(config, surroundings.resolve)
+    settings = await surroundings.calls.run(lambda: token_settings(config, surroundings.resolve))
     login = LoginSource(settings.pin, settings.user)
     book = Book(surroundings.resolve(config.book or f"{config.name}.book"))
     backend = await surroundings.calls.run(lambda: _backend(settings, book, login, surroundings.loop))
@@ -70,7 +70,7 @@ async def open_pkcs11(config: Pkcs11TokenConfig, surroundings: Surroundings) -> 
 
 
 def token_settings(config: Pkcs11TokenConfig, resolve: Callable[[str], Path]) -> TokenSettings:
-    """What a config says, checked as far as files tell. Raises TokenProblem."""
+    """What a config says, checked as far as files tell. Blocks. Raises TokenProblem."""
     try:
         uri = parse_uri(config.uri)
         pin = _pin_source(config, uri, resolve)

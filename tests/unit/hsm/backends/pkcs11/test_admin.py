@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from cryptography import x509
@@ -25,7 +26,8 @@ from hsm.backends.pkcs11.admin import Pkcs11Admin
 from hsm.backends.pkcs11.blocking_worker import BlockingWorker
 from hsm.backends.pkcs11.messages import FoundKey, TokenMatch
 from hsm.backends.pkcs11.pin import PinFile
-from hsm.backends.pkcs11.problems import Pkcs11Problem, ProblemKind
+from hsm.backends.pkcs11.problems import Pkcs11Problem, ProblemKind, WorkerProblem
+from hsm.backends.pkcs11.results import Failure
 from hsm.backends.pkcs11.settings import TokenSettings
 from hsm.wire.schemes import KeyType
 from tests.support.softhsm import SoftToken
@@ -230,6 +232,19 @@ def test_use_is_counted_for_keys_that_are_there(owned: Owned) -> None:
     assert b"?" * 20 not in owned.admin.usage()
     owned.admin.destroy("used")
     assert record.ski not in owned.admin.usage()
+
+
+def test_use_is_counted_while_the_token_is_away(tmp_path: Path) -> None:
+    class Away:
+        def ask(self, request: object) -> NoReturn:
+            raise WorkerProblem(Failure.BUSY, "the token is not up")
+
+    settings = TokenSettings(module=Path("/none.so"), pin=None)
+    admin = Pkcs11Admin(settings, Book(tmp_path / "book"), running=Away())
+    admin.add_usage("node-1", {b"k" * 20: Usage(3, None)})
+    assert admin.usage() == {b"k" * 20: Usage(3, None)}
+    with pytest.raises(Pkcs11Problem, match="not up"):
+        admin.list()
 
 
 def test_a_key_whose_attributes_can_not_be_kept_does_not_stay(owned: Owned, tmp_path: Path) -> None:

@@ -411,6 +411,13 @@ def test_the_operator_need_not_wait_for_a_pause(play: Play) -> None:
     assert play.machine.try_again(play.now) == [], "it is under way"
 
 
+def test_the_operator_may_forgive_a_pin_that_only_an_owners_operation_tried(play: Play) -> None:
+    play.up()
+    play.refused.add(OTHER)
+    assert play.machine.try_again(play.now) == []
+    assert OTHER not in play.refused
+
+
 # stop
 
 
@@ -578,8 +585,7 @@ class AnyLife(RuleBasedStateMachine):
 
     @rule()
     def the_operator_says_try(self) -> None:
-        if self.machine.state is TokenState.PIN_REFUSED:
-            self.tried.clear()
+        self.tried.clear()
         self.carry_out(self.machine.try_again(self.now))
 
     @precondition(lambda self: not self.is_stopped)
