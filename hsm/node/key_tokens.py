@@ -93,7 +93,7 @@ class KeyTokens:
             return tokens[0]
         names = ", ".join(token.name for token in tokens)
         if not name:
-            raise Refused(400, f"say in which token: {names}")
+            raise Refused(400, f"say in which token (--token): {names}")
         found = next((token for token in tokens if token.name == name), None)
         if found is None:
             raise Refused(404, f"this node has no token {name!r}; it has {names}")
@@ -118,25 +118,25 @@ class KeyTokens:
             found = await self._ask_for(reference, tokens)
         if len(found) > 1:
             names = " and ".join(repr(token.name) for token in found)
-            raise Refused(409, f"the tokens {names} both have a key {reference!r}; say which token is meant")
+            raise Refused(409, f"the tokens {names} have a key {reference!r}; say which one is meant (--token)")
         return found[0]
 
     async def _ask_for(self, reference: str, tokens: Sequence[OwnedToken]) -> list[OwnedToken]:
         found: list[OwnedToken] = []
-        worst: Refused | None = None
+        problems: list[Refused] = []
         for token in tokens:
             try:
                 await self._in_turn(token, lambda admin: admin.get(reference))
             except Exception as error:
-                refused = self._failure("show", reference, token, error)
-                worst = refused if worst is None or refused.status != 404 else worst
+                refusal = token.token.refusal_of(error)
+                if refusal is None or refusal.reason is not RefusalReason.NOT_FOUND:
+                    problems.append(self._failure("show", reference, token, error))
             else:
                 found.append(token)
-        if not found and worst is not None and worst.status != 404:
-            raise worst
-        if not found:
-            raise Refused(404, f"no token of this node has a key {reference!r}; list the keys to see their names")
-        return found
+        if found:
+            return found
+        missing = Refused(404, f"no token of this node has a key {reference!r}; list the keys to see their names")
+        raise problems[0] if problems else missing
 
     async def run(
         self,

@@ -318,13 +318,16 @@ async def test_a_label_in_two_tokens_is_a_conflict_that_names_them(two: Api) -> 
     two.tokens[1].admin.generate(two.tokens[0].admin.list()[0].type, "mail", two.tokens[0].admin.list()[0].attributes)
     await two.changed("two")
     status, error = await two.error("POST", "/keys/mail/destroy", {"grace_s": 0})
-    assert (status, error) == (409, "the tokens 'one' and 'two' both have a key 'mail'; say which token is meant")
+    assert (status, error) == (409, "the tokens 'one' and 'two' have a key 'mail'; say which one is meant (--token)")
     assert (await two.key("POST", "/keys/mail/destroy?token=two", {"grace_s": 0}))["token"] == "two"
     assert (await two.key("GET", "/keys/mail"))["token"] == "one"
 
 
 async def test_several_tokens_have_to_be_told_apart(two: Api) -> None:
-    assert await two.error("POST", "/keys", {"type": "p256", "label": "x"}) == (400, "say in which token: one, two")
+    assert await two.error("POST", "/keys", {"type": "p256", "label": "x"}) == (
+        400,
+        "say in which token (--token): one, two",
+    )
     assert await two.error("POST", "/keys", {"type": "p256", "label": "x", "token": "no"}) == (
         404,
         "this node has no token 'no'; it has one, two",
