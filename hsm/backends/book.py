@@ -22,6 +22,8 @@ from pathlib import Path
 import msgspec
 
 from hsm.backends.attributes import KeyAttributes, Usage
+from hsm.store.errors import StoreError
+from hsm.store.files import check_private_folder, sync_folder
 
 FORMAT = 1
 MAX_BYTES = 64 * 1024 * 1024
@@ -193,6 +195,7 @@ class Book:
             raise self._error(BookReason.UNREADABLE, f"can't be read: {error.strerror}") from None
         with os.fdopen(descriptor, "rb") as file:
             info = os.fstat(descriptor)
+            self._check_folder()
             self._check(info)
             try:
                 data = file.read(MAX_BYTES + 1)
@@ -200,6 +203,13 @@ class Book:
                 raise self._error(BookReason.UNREADABLE, f"can't be read: {error.strerror}") from None
         self._entries = self._decoded(data)
         self._stamp = (info.st_dev, info.st_ino, info.st_mtime_ns, info.st_size)
+
+    def _check_folder(self) -> None:
+        """Who may write the folder may put another book in its place."""
+        try:
+            check_private_folder(self.path.parent)
+        except StoreError as error:
+            raise self._error(BookReason.UNSAFE, f"can't be trusted: {error.sentence}") from None
 
     def _check(self, info: os.stat_result) -> None:
         if not stat.S_ISREG(info.st_mode):
@@ -237,22 +247,16 @@ class Book:
                 file.flush()
                 os.fsync(descriptor)
             draft.rename(self.path)
-            self._sync_folder()
+            sync_folder(self.path.parent)
         except OSError as error:
             with contextlib.suppress(OSError):
                 draft.unlink()
             raise self._error(BookReason.UNWRITABLE, f"can't be written: {error.strerror}") from None
 
-    def _sync_folder(self) -> None:
-        descriptor = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
         """Alone of all processes of this host. The lock is a file of its own, because the book itself is replaced."""
+        self._check_folder()
         place = self.path.with_name(f"{self.path.name}.lock")
         try:
             descriptor = os.open(place, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)

@@ -187,12 +187,18 @@ def test_a_book_that_vanishes_does_not_make_retired_keys_active(book: Book) -> N
     assert not book.path.exists()
 
 
-def test_a_folder_that_is_missing_or_closed_is_named(tmp_path: Path) -> None:
+def test_a_folder_that_is_missing_or_open_to_others_is_named(tmp_path: Path) -> None:
     book = Book(tmp_path / "none" / "token.book")
     assert book.attributes(A) == KeyAttributes()
-    with pytest.raises(BookError, match=r"none/token\.book can't be locked .*: No such file") as caught:
+    with pytest.raises(BookError, match=r"none/token\.book can't be trusted: .*none does not exist"):
         book.add(A, FULL)
-    assert caught.value.reason is BookReason.UNWRITABLE
+    (tmp_path / "none").mkdir()
+    book.add(A, FULL)
+    (tmp_path / "none").chmod(0o770)
+    for attempt in (lambda: book.forget(A), lambda: Book(book.path).entries()):
+        with pytest.raises(BookError, match="can be written by group or others") as caught:
+            attempt()
+        assert caught.value.reason is BookReason.UNSAFE
 
 
 def test_a_disk_that_fails_leaves_the_old_book(book: Book, monkeypatch: pytest.MonkeyPatch) -> None:
