@@ -16,7 +16,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hsm.backends.pkcs11.framing import frame, request_reader
 from hsm.backends.pkcs11.messages import (
@@ -33,9 +33,12 @@ from hsm.backends.pkcs11.messages import (
     Sign,
     Signed,
 )
-from hsm.backends.pkcs11.process import WorkerProcess
 from hsm.backends.pkcs11.results import Failure
 from hsm.wire.schemes import KeyType
+
+if TYPE_CHECKING:
+    from hsm.backends.pkcs11.process import WorkerProcess
+    from hsm.backends.pkcs11.settings import TokenSettings
 
 
 def ski_of(label: str) -> bytes:
@@ -69,8 +72,10 @@ class FakeToken:
         return tried.read_text().splitlines() if tried.exists() else []
 
 
-def start_fake(settings: Any) -> WorkerProcess:
+def start_fake(settings: TokenSettings) -> WorkerProcess:
     """Starts the fake worker for these settings."""
+    from hsm.backends.pkcs11.process import WorkerProcess  # not in the worker, which is to start quickly
+
     command: Callable[[int], list[str]] = lambda fd: [sys.executable, "-m", "tests.support.fake_token_worker", str(fd)]  # noqa: E731
     return WorkerProcess(settings.environment, command=command)
 

@@ -36,6 +36,8 @@ _CODES = {
     Failure.INVALID: ErrorCode.CRYPTOGRAPHY,
 }
 _DEFAULTS = KeyAttributes()
+MAX_LEFT_OUT = 100
+"""Sentences on keys in the status."""
 
 
 class Pkcs11Backend:
@@ -70,6 +72,7 @@ class Pkcs11Backend:
         self._is_listing_wanted = False
         self._timer: asyncio.TimerHandle | None = None
         self._last_failure = ""
+        self._last_listing_problem = ""
 
     # its life, in the event loop
 
@@ -197,7 +200,9 @@ class Pkcs11Backend:
         """What operators want to know, as JSON values."""
         supervisor, counts = self.supervisor, self.supervisor.counts
         _kind, problem = supervisor.problem
+        why = self._why_away()
         return {
+            **({"warning": why} if why else {}),
             **self._about,
             "worker_pid": supervisor.worker_pid,
             "in_flight": supervisor.in_flight,
@@ -206,7 +211,7 @@ class Pkcs11Backend:
             "crashes": counts.crashes,
             "hangs": counts.hangs,
             "problem": problem,
-            "left_out": list(self._left_out),
+            "left_out": list(self._left_out[:MAX_LEFT_OUT]),
         }
 
     # listings
@@ -227,6 +232,7 @@ class Pkcs11Backend:
             if number < self._listed:
                 return
             self._listed = number
+            self._last_listing_problem = ""
             entries = tuple(sorted(map(_entry, listing.keys), key=lambda entry: (entry.label, entry.ski)))
             has_changed = entries != self._entries
             self._found, self._entries = found, entries
@@ -252,7 +258,8 @@ class Pkcs11Backend:
         def listed(answer: Answer | BackendError) -> None:
             if isinstance(answer, KeysFound):
                 self._take_up(number, answer)
-            elif isinstance(answer, Failed):
+            elif isinstance(answer, Failed) and answer.detail != self._last_listing_problem:
+                self._last_listing_problem = answer.detail
                 self._log.warning("token_not_listed", reason=answer.detail)
             if self._timer is not None:
                 self._schedule_look()

@@ -16,7 +16,7 @@ import msgspec
 from hsm.backends.pkcs11.commands import GRACE_S
 from hsm.backends.pkcs11.framing import FramingError, answer_reader, frame
 from hsm.backends.pkcs11.login import LoginSource
-from hsm.backends.pkcs11.messages import Answer, Failed, Open, Opened, Request
+from hsm.backends.pkcs11.messages import Answer, Failed, Generate, Open, Opened, Request
 from hsm.backends.pkcs11.pin import PinProblem
 from hsm.backends.pkcs11.problems import WorkerProblem, failure_of
 from hsm.backends.pkcs11.process import StartProcess, WorkerProcess, start_worker
@@ -32,8 +32,9 @@ READ_BYTES = 65_536
 class BlockingWorker:
     """One open token, used by one thread. See `open`."""
 
-    def __init__(self, process: WorkerProcess) -> None:
+    def __init__(self, process: WorkerProcess, timeout_s: float) -> None:
         self._process = process
+        self._timeout_s = timeout_s
         self._reader = answer_reader()
         self._answers: deque[Answer] = deque()
         self._last_id = 0
@@ -64,7 +65,7 @@ class BlockingWorker:
         except OSError as error:
             raise WorkerProblem(Failure.BROKEN, f"the token's process can't be started: {error.strerror}") from None
         try:
-            worker = cls(process)
+            worker = cls(process, settings.open_timeout_s)
             try:
                 worker._open(settings, read.pin.reveal() if read.pin is not None else None)
             except WorkerProblem as problem:
@@ -78,8 +79,10 @@ class BlockingWorker:
                 process.kill()
                 process.wait(END_TIMEOUT_S)
 
-    def ask(self, request: Request, timeout_s: float = GENERATE_TIMEOUT_S) -> Answer:
+    def ask(self, request: Request, timeout_s: float | None = None) -> Answer:
         """What the worker answers to `request`, whose `id` is chosen here. Raises WorkerProblem, also for Failed."""
+        if timeout_s is None:
+            timeout_s = GENERATE_TIMEOUT_S if isinstance(request, Generate) else self._timeout_s
         self._last_id += 1
         return self._ask(msgspec.structs.replace(request, id=self._last_id), timeout_s)
 

@@ -292,6 +292,7 @@ class TokenSupervisor:
             self._log.info("token_up", worker=self.worker_pid, openings=machine.counts.openings)
         elif machine.problem and machine.problem != self._told_problem:
             self._told_problem = machine.problem
-            self._log.warning("token_down", state=state.value, reason=machine.problem)
+            if self._first.done():  # whoever waits for the start says how it failed
+                self._log.warning("token_down", state=state.value, reason=machine.problem)
         if state not in (TokenState.STARTING, TokenState.OPENING) and not self._first.done():
             self._first.set_result(None)

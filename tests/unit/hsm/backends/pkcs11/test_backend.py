@@ -173,7 +173,9 @@ async def test_keys_stay_listed_while_the_token_is_away(rig: Rig) -> None:
     assert busy.retry_after_s is not None
     rig.backend.keys_changed()
     assert not await rig.refresh(), "that a token is away is no failure of the node"
-    assert rig.backend.details()["problem"] != ""
+    details = rig.backend.details()
+    assert details["problem"] == "C_Call failed: token_gone"
+    assert details["warning"] == f"the token is not up ({rig.backend.state.replace('_', ' ')}): {details['problem']}"
     rig.token.say(sign="ok", open="ok")
     await until(lambda: rig.backend.state == "up")
     assert await rig.sign() == b"signed:digest"

@@ -129,6 +129,21 @@ async def test_a_crash_ends_what_is_in_flight_and_the_next_worker_signs(rig: Rig
     assert len(rig.openings) == 2
 
 
+async def test_workers_that_come_and_go_leave_nothing(rig: Rig) -> None:
+    await rig.supervisor.start()
+    process = psutil.Process()
+    files, threads = process.num_fds(), process.num_threads()
+    for number in range(1, 6):
+        rig.token.say(sign="crash" if number % 2 else "garbage")
+        assert isinstance(await rig.sign(), BackendError)
+        rig.token.say(sign="ok")
+        await until(lambda: len(rig.openings) == number + 1, "the token is open again")  # noqa: B023
+        await rig.is_up()
+    assert process.num_fds() == files
+    await until(lambda: process.num_threads() <= threads, "the threads that waited for workers ended")
+    assert len(process.children()) == 1
+
+
 async def test_the_end_of_a_worker_is_explained(rig: Rig) -> None:
     await rig.supervisor.start()
     rig.token.say(sign="crash", open="busy")
