@@ -49,10 +49,8 @@ class TokenKey:
     """CKA_LABEL as it stands in the token."""
     signature_bytes: int
     """Length of a signature as the token gives it."""
-
-    @property
-    def ski(self) -> bytes:
-        return self.found.ski
+    ski: bytes
+    family: KeyFamily
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +128,7 @@ def read_key(cryptoki: Cryptoki, session: int, handle: int) -> TokenKey:
         is_local=told.get(c.CKA_LOCAL) == _TRUE,
         is_extractable=told.get(c.CKA_EXTRACTABLE) == _TRUE,
     )
-    return TokenKey(found, label, public.signature_bytes)
+    return TokenKey(found, label, public.signature_bytes, public.ski, public.type.family)
 
 
 def public_key_of(cryptoki: Cryptoki, session: int, handle: int) -> PublicKey:

@@ -154,22 +154,24 @@ class Session:
         key = self._token.keys.get(ski)
         if key is None:
             raise Refused(Failure.INVALID, f"the token has no key {ski.hex()}")
-        if key.found.type.family is not scheme.family:
+        if key.family is not scheme.family:
             raise Refused(Failure.INVALID, f"a {key.found.type.value} key can't sign {scheme.value}")
-        if self._generation != self._token.login.generation:
-            self._state.handles.clear()  # somebody logged in; the same number may be another key's handle by now
-            self._generation = self._token.login.generation
-        handle = self._state.handles.get(ski)
+        self._forget_stale_handles()
         attempt = Attempt(ski)
         while True:
             try:
-                if handle is not None:
-                    return self._signed(handle, key, scheme, payload)
-                handle = self._step(key)
+                handle = self._state.handles.get(ski)
+                if handle is None:
+                    self._step(key)
+                    continue
+                made = self._signed(handle, key, scheme, payload)
+                if self._handles_hold():
+                    return made
+                if not attempt.goes_on_after(Failure.KEY_GONE, self._state):
+                    raise Refused(Failure.BUSY, "the token was logged in again during the signature")
             except CryptokiError as error:
                 if not attempt.goes_on_after(error.failure, self._state):
                     raise
-                handle = self._state.handles.get(ski)
 
     def run(self, work: Callable[[int], T]) -> T:
         """Do something else in the session, healing it likewise; `work` gets its handle, maybe more than once.
@@ -201,6 +203,18 @@ class Session:
         self._handle = 0
         self._state.lose(Failure.SESSION_LOST, b"")
 
+    def _handles_hold(self) -> bool:
+        """Nobody has logged in since they were found: else the same number may be another key's by now.
+
+        Asked after a signature, too. Numbers can be given anew only after a login, and that is counted first.
+        """
+        return self._generation == self._token.login.generation
+
+    def _forget_stale_handles(self) -> None:
+        if not self._handles_hold():
+            self._generation = self._token.login.generation
+            self._state.handles.clear()
+
     def _ready(self) -> int:
         if self._state.step(b"") is Step.OPEN:
             self._open()
@@ -218,19 +232,19 @@ class Session:
             raise CryptokiError(rv, "C_Sign")
         return signature_of(scheme, ctypes.string_at(self._buffer, self._length.value), key.signature_bytes)
 
-    def _step(self, key: TokenKey) -> int | None:
-        """One step towards the key's handle; the handle once it is known."""
+    def _step(self, key: TokenKey) -> None:
+        """One step towards the key's handle."""
         step = self._state.step(key.ski)
         if step is Step.OPEN:
             self._open()
         elif step is Step.LOGIN:
             self._log_in()
         elif step is Step.FIND:
+            self._forget_stale_handles()
             handle = find_key(self._cryptoki, self._handle, key)
             if handle is None:
                 raise self._not_found(key)
             self._state.found(key.ski, handle)
-        return self._state.handles.get(key.ski)
 
     def _not_found(self, key: TokenKey) -> Exception:
         # A session without login sees no private keys, and says nothing.

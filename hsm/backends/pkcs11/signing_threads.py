@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 
 from hsm.backends.pkcs11.failures import failed
 from hsm.backends.pkcs11.messages import Answer, Sign, Signed
@@ -42,7 +43,10 @@ class SigningThreads:
             self._waiting.put(request)
 
     def stop(self, timeout_s: float) -> bool:
-        """Let the threads end their calls and sessions; whether all did, in about that time."""
+        """Let the threads end their calls and sessions; whether all did, in about that time. What waits is dropped."""
+        with contextlib.suppress(Empty):
+            while True:
+                self._waiting.get_nowait()
         for _ in self._threads:
             self._waiting.put(None)
         for thread in self._threads:

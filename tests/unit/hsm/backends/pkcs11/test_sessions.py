@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import threading
-from typing import cast
+from typing import Any, cast
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ec import ECDSA, EllipticCurvePrivateKey
@@ -154,6 +154,41 @@ def test_another_sessions_login_makes_handles_worthless(play: Play) -> None:
     play.signs("web", other)
     play.signs("api", other)
     assert play.count("C_Login") == 1
+
+
+def test_a_login_in_the_middle_of_a_signature_spoils_it(play: Play) -> None:
+    """The handle was good when it was looked up, and is another key's when it is used."""
+    other = Session(play.token)
+    play.signs("web", other)
+    play.signs("api")
+    honest = play.library.sign_init
+
+    def sign_init(session: int, mechanism: object, handle: int) -> int:
+        play.library.sign_init = honest  # type: ignore[method-assign]
+        play.library.add_p256("new", b"\3")
+        play.library.add_p256("newer", b"\4")
+        play.library.log_out()
+        play.signs("web", other)
+        return play.library.sign_init(session, mechanism, handle)
+
+    play.library.sign_init = sign_init  # type: ignore[method-assign]
+    play.signs("api")
+    play.signs("web")
+
+
+def test_logins_without_end_end_the_request(play: Play) -> None:
+    other = Session(play.token)
+    honest = play.library.sign
+
+    def sign(*arguments: Any) -> int:
+        rv = honest(*arguments)
+        play.token.login.generation += 1
+        return rv
+
+    play.library.sign = sign  # type: ignore[method-assign]
+    with pytest.raises(Refused, match="logged in again") as caught:
+        other.sign(play.skis["web"], Scheme.ECDSA_SHA256, DIGEST)
+    assert caught.value.failure is Failure.BUSY
 
 
 def test_a_key_that_was_replaced_under_its_name_is_not_used(play: Play) -> None:
