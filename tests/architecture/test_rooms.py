@@ -37,6 +37,8 @@ PURE = (
     *("hsm/wire/*.py", "proxy/base/*.py"),
     *("hsm/node/access.py", "hsm/node/admission.py", "hsm/node/tls_messages.py", "hsm/node/rates.py"),
     "hsm/node/usage.py",
+    *("hsm/backends/pkcs11/uri.py", "hsm/backends/pkcs11/framing.py", "hsm/backends/pkcs11/results.py"),
+    *("hsm/backends/pkcs11/der.py", "hsm/backends/pkcs11/translate.py", "hsm/backends/pkcs11/session_state.py"),
     *("proxy/signing/inventory.py", "proxy/signing/health.py", "proxy/signing/selection.py", "proxy/signing/router.py"),
     *(
         "proxy/tls/sites.py",
