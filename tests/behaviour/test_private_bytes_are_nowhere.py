@@ -216,15 +216,17 @@ async def _served(folder: Path, monkeypatch: pytest.MonkeyPatch) -> set[tuple[st
 
 def requests(estate: Estate) -> dict[tuple[str, str], list[tuple[str, Any]]]:
     """Paths and bodies to send, by route."""
-    labels = [
-        f"{label}?token={token}" for token, found in estate.labels.items() for label in found if "imported" in label
-    ]
+    labels = [f"{label}?token={token}" for token, found in estate.labels.items() for label in found]
     names = {"names": ["c.example"]}
     pem = estate.kept / "imported-vault-p256.pem"
     secret = pem.read_text() if pem.exists() else "-"
 
-    def each(more: str = "", body: Any = None) -> list[tuple[str, Any]]:
-        return [(f"/keys/{label.replace('?', f'{more}?')}", body) for label in labels]
+    def each(more: str = "", body: Any = None, of: str = "imported-") -> list[tuple[str, Any]]:
+        return [(f"/keys/{label.replace('?', f'{more}?')}", body) for label in labels if label.startswith(of)]
+
+    def some(more: str, body: Any = None) -> list[tuple[str, Any]]:
+        """Of an EC and an RSA key; commands ask the same of all kinds."""
+        return [(path, body) for path, _ in each(more) if "p256" in path or "rsa-2048" in path]
 
     faults = [("/tokens/sim/faults", None), ("/tokens/soft/faults", None)]
     return {
@@ -241,13 +243,13 @@ def requests(estate: Estate) -> dict[tuple[str, str], list[tuple[str, Any]]]:
             ("/keys/import", {"pem": [secret], "label": "x", "password": secret}),
         ],
         ("GET", "/keys/{key}"): [*each(), ("/keys/nix", None)],
-        ("PATCH", "/keys/{key}"): each("", {"max_rate": 90_000.0}),
-        ("POST", "/keys/{key}/csr"): each("/csr", names),
-        ("POST", "/keys/{key}/self-sign"): each("/self-sign", names),
-        ("POST", "/keys/{key}/activate"): each("/activate"),
-        ("POST", "/keys/{key}/retire"): each("/retire"),
+        ("PATCH", "/keys/{key}"): some("", {"max_rate": 90_000.0}),
+        ("POST", "/keys/{key}/csr"): some("/csr", names),
+        ("POST", "/keys/{key}/self-sign"): some("/self-sign", names),
+        ("POST", "/keys/{key}/activate"): some("/activate"),
+        ("POST", "/keys/{key}/retire"): some("/retire"),
         ("POST", "/keys/{key}/rotate"): [(f"/keys/made-{token}-p384/rotate", names) for token in estate.labels],
-        ("POST", "/keys/{key}/destroy"): each("/destroy", {"grace_s": 3600}),
+        ("POST", "/keys/{key}/destroy"): each("/destroy", {"grace_s": 3600}, of="made-"),
         ("GET", "/faults"): [("/faults", None)],
         ("GET", "/tokens/{token}/faults"): faults,
         ("POST", "/tokens/{token}/faults"): [(path, {"kind": "slow", "factor": 1}) for path, _ in faults],
