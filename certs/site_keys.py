@@ -84,8 +84,9 @@ OpenSiteKeys: TypeAlias = Callable[[Path], AbstractContextManager[SiteKeys]]
 @contextlib.contextmanager
 def vault_keys(base: Path) -> Iterator[SiteKeys]:
     """The vault in `base`/vault; its key file lies beside it. Raises PkiError."""
-    folder.make_private(base / "vault")
-    place = VaultPlace(base / "vault" / "store.db", base / "vault" / "master.key")
+    home = base.absolute() / "vault"  # a node's config may be anywhere
+    folder.make_private(home)
+    place = VaultPlace(home / "store.db", home / "master.key")
     try:
         was_made = not place.store.exists()
         if was_made and not place.key_file.exists():

@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
+import pytest
 from cryptography import x509
 from typer.testing import CliRunner
 
@@ -27,6 +29,23 @@ def test_a_pki_is_made_and_kept(tmp_path: Path) -> None:
     status, output = run(*command)
     assert status == 0
     assert f"kept  {folder}/sites/a.example-ecdsa.pem" in output
+    assert not [line for line in output.splitlines() if line.startswith("made")]
+
+
+@pytest.mark.parametrize("backend", ["vault", "pkcs11"])
+def test_it_prints_what_nodes_need(tmp_path: Path, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    command = ("dev", "--dir", "pki", "--nodes", "1", "--key-type", "p384", "--backend", backend)
+    status, output = run(*command)
+    assert status == 0, output
+    _, _, section = output.partition("in node.toml:\n")
+    (token,) = tomllib.loads(section)["tokens"]
+    assert token["type"] == backend
+    for name in ("store", "key_file") if backend == "vault" else ("module", "pin_file", "book"):
+        assert Path(token[name]).is_file(), "paths are absolute: a node's config may be anywhere"
+        assert Path(token[name]).is_absolute()
+    status, output = run(*command)
+    assert status == 0, output
     assert not [line for line in output.splitlines() if line.startswith("made")]
 
 
