@@ -10,9 +10,10 @@ import contextlib
 import logging
 import sys
 from collections.abc import MutableMapping
-from typing import Any, Generic, Literal, TextIO, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, Literal, TextIO, TypeVar, cast
 
-import structlog
+if TYPE_CHECKING:
+    import structlog  # loaded by the first logger: it takes longer than many a short-lived process lives
 
 T = TypeVar("T")
 Level = Literal["debug", "info", "warning", "error"]
@@ -66,6 +67,8 @@ def configure(program: str, *, fmt: Literal["console", "json"], level: Level, st
     `program` stands in every line; `stream` is standard error unless given.
     """
 
+    import structlog
+
     def add_program(_logger: object, _name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
         event.setdefault("program", program)
         return event
@@ -92,6 +95,8 @@ def configure(program: str, *, fmt: Literal["console", "json"], level: Level, st
 
 
 def _renderers(fmt: Literal["console", "json"], stream: TextIO | None) -> list[structlog.types.Processor]:
+    import structlog
+
     # Plain tracebacks only: the pretty ones print local variables, and those may be secrets.
     if fmt == "json":
         return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(default=repr)]
@@ -100,6 +105,8 @@ def _renderers(fmt: Literal["console", "json"], stream: TextIO | None) -> list[s
 
 
 def _foreign(render: list[structlog.types.Processor]) -> list[structlog.types.Processor]:
+    import structlog
+
     def name_room(_logger: object, _name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
         record = event.get("_record")
         event.setdefault("room", record.name if isinstance(record, logging.LogRecord) else "library")
@@ -110,4 +117,6 @@ def _foreign(render: list[structlog.types.Processor]) -> list[structlog.types.Pr
 
 def get_logger(room: str) -> structlog.typing.FilteringBoundLogger:
     """The logger of one room, named as its package: "signing", "node"."""
+    import structlog
+
     return cast("structlog.typing.FilteringBoundLogger", structlog.get_logger(room=room))
