@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import psutil
 import pytest
 import typer
 from aiohttp import web
@@ -24,7 +25,7 @@ from structlog.testing import capture_logs
 
 import hsm.node.app
 from hsm.backends.vault.admin import VaultAdmin
-from hsm.backends.vault.opening import open_store
+from hsm.backends.vault.opening import open_store, unlock_from
 from hsm.node.app import Node
 from hsm.node.config import load_config
 from hsm.node.unsealing import Unsealing
@@ -33,6 +34,8 @@ from tests.support import tls_messages
 from tests.support.estate import SLOW_IN_SOFTHSM, TYPES, Estate, make_key
 from tests.support.node import Link, make_home
 from tests.support.secret_search import Secrets, files_below, values_of
+from tests.support.softhsm import SoftToken
+from tests.support.vault_secrets import master_key_of
 
 NOT_WALKED = {
     "proxy run": "holds no key: test_the_key_is_not_in_the_proxy reads its whole memory",
@@ -83,8 +86,11 @@ def _unseal(estate: Estate) -> None:
 
 
 def _add_secrets_of_vault(estate: Estate) -> None:
-    """Keys that were made inside the vault, as only its own code can read them."""
-    store = open_store(estate.place / "main.db", passphrase_file=estate.kept / "passphrase")
+    """Keys that were made inside the vault, and what all are encrypted under, as only its own code can read them."""
+    passphrase, key_file = estate.kept / "passphrase", estate.home.key_file
+    estate.secrets.add("master key", master_key_of(estate.place / "main.db", unlock_from(passphrase, None)))
+    estate.secrets.add("master key of sim", master_key_of(estate.home.store, unlock_from(None, key_file)))
+    store = open_store(estate.place / "main.db", passphrase_file=passphrase)
     admin = VaultAdmin(store)
     for record in admin.list():
         estate.secrets.add_key(record.label, admin._private(record.ski)[0])
@@ -416,3 +422,34 @@ def test_the_token_gives_no_private_value_to_whoever_has_the_pin(estate: Estate)
         assert (told["decrypt"], told["unwrap"], told["derive"]) == (False, False, False), label
         if label.startswith("made-"):
             assert (told["never"], told["always"]) == (True, True), f"{label} was outside of the token once"
+
+
+def test_a_pin_of_the_environment_stays_in_the_node(tmp_path: Path) -> None:
+    home = make_home(tmp_path, ())
+    token = SoftToken(tmp_path / "softhsm", pin=os.urandom(10).hex()).init()
+    secrets = Secrets()
+    secrets.add("PIN", token.pin.encode())
+    tokens = (
+        f'[[tokens]]\nname = "soft"\ntype = "pkcs11"\nuri = "{token.uri}"\npin_env = "ESTATE_PIN"\n'
+        f'environment = {{ SOFTHSM2_CONF = "{token.config}" }}\n'
+    )
+    config = home.write_config(extra='[log]\nlevel = "debug"\n', tokens=tokens)
+    command = [sys.executable, "-m", "hsm", "node", "run", "--config", str(config)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, env={**os.environ, "ESTATE_PIN": token.pin}) as node:
+        try:
+            assert node.stderr is not None
+            log = b""
+            while b'"node_ready"' not in log:
+                line = node.stderr.readline()
+                assert line, log
+                log += line
+            (worker,) = psutil.Process(node.pid).children(recursive=True)
+            at = Path(f"/proc/{worker.pid}")
+            said = {name: (at / name).read_bytes() for name in ("cmdline", "environ")}
+        finally:
+            node.terminate()
+            node.wait(20)
+    assert b"SOFTHSM2_CONF" in said["environ"]
+    assert {name: found for name, data in said.items() if (found := secrets.found_in(data))} == {}
+    assert not secrets.found_in(log)
+    assert not any(secrets.found_in(data) for _, data in files_below(tmp_path, frozenset()))

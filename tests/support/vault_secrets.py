@@ -30,9 +30,14 @@ def private_numbers_in(store: Path, key_file: Path) -> dict[str, tuple[int, int]
         elif isinstance(key, ec.EllipticCurvePrivateKey):
             found[f"{record.label} scalar"] = (key.private_numbers().private_value, (key.key_size + 7) // 8)
     opened.close()
+    master = master_key_of(store, unlock_from(None, key_file))
+    found["master key"] = (int.from_bytes(master, "big"), len(master))
+    return found
+
+
+def master_key_of(store: Path, unlock: master_key.Unlock) -> bytes:
+    """What all records of a store are encrypted under."""
     connection = database.connect(store, 5.0)
     cluster_id, header = database.read_header(store, connection)
     connection.close()
-    master = master_key.unwrap(header, unlock_from(None, key_file), cluster_id).reveal()
-    found["master key"] = (int.from_bytes(master, "big"), len(master))
-    return found
+    return bytes(master_key.unwrap(header, unlock, cluster_id).reveal())
