@@ -58,11 +58,11 @@ class Gate:
         self, decision: Decision, served: ServedKey, request: SignRequested, identity: str, now: float
     ) -> Limited | None:
         """Whether the key or the client has signed too much lately; else the request counts."""
+        key_rate = served.attributes.max_rate
+        if key_rate is None and not decision.meters and not decision.digest_meters:
+            return None
         is_digest = served.is_tls_only and _message_of(request) is None
         meters = decision.digest_meters or () if is_digest else decision.meters
-        key_rate = served.attributes.max_rate
-        if not meters and key_rate is None:
-            return None
         room = self._room(meters, identity, now) if meters else None
         if isinstance(room, Limited):
             return room

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 
 from hsm.node.access import AccessList, AccessRule, ClientGrants, Denial
 from hsm.node.gate import Denied, Gate
-from hsm.node.line_budget import LineBudget
+from hsm.node.line_budget import LineBudgets
 from hsm.node.observe import UNKNOWN, NodeObserver, Outcome, TokenStatus
 from hsm.node.opening.opened import OpenToken
 from hsm.node.requests import Client, Replies, ServiceLimits, SignTicket
@@ -56,7 +56,7 @@ class Service:
         self._clock = clock
         self._wall = wall
         self._log = get_logger("node")
-        self._denial_lines = LineBudget()
+        self._denial_lines = LineBudgets()
         self._access = AccessList(rules)
         self._gate = Gate(wall)
         self.counts = UsageCounts()
@@ -68,6 +68,8 @@ class Service:
         self._turns = LoopTurns(loop, clock, self, limits.tick_budget_s)
         self._tokens = tuple(ServedToken(token, self._turns, loop, clock, self) for token in tokens)
         self._served: dict[bytes, ServedKey] = {}
+        self._times: tuple[datetime, ...] = ()
+        """When keys begin and cease to be usable."""
         self._known_doubles: set[Double] = set()
         self._clients: set[Client] = set()
         self.is_draining = False
@@ -151,7 +153,7 @@ class Service:
         client.replies.reply_error(request.request_id, code, denied.reason.sentence)
 
     def _log_denial(self, client: Client, request: SignRequested, denied: Denied) -> None:
-        left_out = self._denial_lines.take(self._clock())
+        left_out = self._denial_lines.take(client.identity, self._clock())
         if left_out is not None:
             self._log.warning(
                 "request_denied",
@@ -198,6 +200,8 @@ class Service:
     def keys_changed(self) -> None:
         """The tokens hold other keys now; grants are made anew, per client, when it asks next."""
         self._served, doubles = serve_keys(self._tokens, self.counts)
+        attributes = [key.attributes for key in self._served.values()]
+        self._times = tuple(when for kept in attributes for when in (kept.not_before, kept.not_after) if when)
         self._epoch += 1
         self._access = self._access.with_keys(self._served.values())
         self._observer.keys_changed(tuple(key.entry.label for key in self._served.values()))
@@ -221,9 +225,7 @@ class Service:
         """Whether, since the last call, a key's time began or ended; `revision` is another one then."""
         before, now = self._looked_at, self._wall()
         self._looked_at = now
-        attributes = [key.attributes for key in self._served.values()]
-        times = [when for of in attributes for when in (of.not_before, of.not_after) if when is not None]
-        has_changed = any(before <= when < now for when in times)
+        has_changed = any(before <= when < now for when in self._times)
         self._changes += has_changed
         return has_changed
 

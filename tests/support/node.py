@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.hashes import SHA256, SHA384, SHA512
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from hsm.backends.attributes import KeyAttributes
-from hsm.backends.base import BackendError, Cost, KeyAdmin, OnSigned
+from hsm.backends.base import Backend, BackendError, Cost, KeyAdmin, OnSigned
 from hsm.backends.vault import VaultAdmin, create_store
 from hsm.node.opening.opened import OpenToken
 from hsm.shared.mtls import Identity, client_context
@@ -194,7 +194,7 @@ class FakeAwaited:
 
 def open_token(
     name: str,
-    backend: FakeBackend | FakeAwaited,
+    backend: Backend | FakeAwaited,
     *,
     places: int = 1,
     queue: int = 1024,
@@ -208,8 +208,8 @@ def open_token(
 
     return OpenToken(
         name=name,
-        kind="vault" if isinstance(backend, FakeBackend) else "pkcs11",
-        backend=backend if isinstance(backend, FakeBackend) else None,
+        kind="pkcs11" if isinstance(backend, FakeAwaited) else "vault",
+        backend=None if isinstance(backend, FakeAwaited) else backend,
         awaited=backend if isinstance(backend, FakeAwaited) else None,
         places=places,
         queue=queue,

@@ -147,6 +147,17 @@ async def test_one_token_that_is_not_heard_of_is_no_reason_to_restart_a_node(sta
     assert (await get(node, "/healthz"))[0] == 503
 
 
+async def test_a_node_is_ready_while_one_of_its_tokens_is_up(start: StartNode, home: NodeHome) -> None:
+    node = await start(tokens=home.vault_token("first") + home.vault_token("second"))
+    assert node._service is not None
+    tokens = node._service._tokens
+    tokens[0].token = replace(tokens[0].token, state=lambda: "reopening")
+    assert (await get(node, "/readyz"))[0] == 200
+    tokens[1].token = replace(tokens[1].token, state=lambda: "reopening")
+    assert (await get(node, "/readyz"))[0] == 503
+    assert 'sealgate_node_token_up{kind="vault",token="second"} 0.0' in (await get(node, "/metrics"))[1]
+
+
 async def test_what_was_signed_is_told_to_the_token_at_a_stop(start: StartNode, home: NodeHome) -> None:
     node = await start()
     link = await Link.open(node.address, home.identity("proxy"))

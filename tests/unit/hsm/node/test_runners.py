@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import AsyncIterator
 
 import pytest
@@ -184,6 +185,39 @@ async def test_a_key_of_two_tokens_is_signed_with_by_the_first_and_told_once(hal
     hall.ask(VAULT_EC)
     assert hall.hsm.begun, "the second one takes over when the first has it no more"
     hall.hsm.end()
+
+
+@pytest.mark.parametrize("seed", range(6))
+async def test_whatever_tokens_do_each_request_ends_exactly_once(seed: int) -> None:
+    """Answered once, or cancelled and not answered; `Answers` refuses a second answer."""
+    dice, hall = random.Random(seed), Hall()
+    cancelled: set[int] = set()
+    asked = 0
+    for _ in range(500):
+        happening = dice.random()
+        if happening < 0.5:
+            asked = hall.ask(dice.choice((VAULT_EC, OTHER_EC, HSM_EC, HSM_EC)), deadline_s=dice.choice((None, 0.002)))
+        elif happening < 0.6 and asked:
+            victim = dice.randint(1, asked)
+            if victim in hall.client.tickets:
+                cancelled.add(victim)
+            hall.service.cancel(hall.client, victim)
+        elif happening < 0.85 and hall.hsm.begun:
+            hall.hsm.begun.append(hall.hsm.begun.pop(0))
+            hall.hsm.end(dice.choice((None, None, BUSY)))
+        else:
+            await asyncio.sleep(dice.choice((0, 0, 0.003)))
+        lane = hall.lane(2, LaneName.AWAITED)
+        assert lane.in_flight <= lane.places
+        assert lane.queued <= lane.queue_limit
+        assert len(hall.hsm.begun) == lane.in_flight
+    while hall.hsm.begun:
+        hall.hsm.end()
+    await until(lambda: hall.service.open_requests == 0)
+    assert hall.answers.count + len(cancelled) == asked
+    assert len(hall.ear.signed) + len(hall.ear.ended) == asked
+    assert not cancelled & (hall.answers.signatures.keys() | hall.answers.errors.keys())
+    assert hall.service.stop(5.0) == ()
 
 
 def test_a_lane_of_the_loop_learns_nothing_of_the_time_it_did_not_work() -> None:
