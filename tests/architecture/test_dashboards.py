@@ -62,6 +62,19 @@ def test_dashboard_asks_for_labels_that_exist(path: Path) -> None:
 
 
 @BOARDS
+def test_every_expression_is_good_promql(path: Path, tmp_path: Path) -> None:
+    """As rules, because promtool checks these."""
+    targets = [target for panel in json.loads(path.read_text())["panels"] for target in panel.get("targets", [])]
+    expressions = [target["expr"].replace("$__rate_interval", "1m") for target in targets]
+    rules = [{"record": f"panel:{number}", "expr": expression} for number, expression in enumerate(expressions)]
+    file = tmp_path / "rules.json"  # JSON is YAML
+    file.write_text(json.dumps({"groups": [{"name": "board", "rules": rules}]}))
+    done = subprocess.run(["promtool", "check", "rules", str(file)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"{len(expressions)} rules found" in done.stdout
+
+
+@BOARDS
 def test_panels_do_not_overlap(path: Path) -> None:
     taken: dict[tuple[int, int], str] = {}
     for panel in json.loads(path.read_text())["panels"]:
