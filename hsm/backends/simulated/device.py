@@ -125,6 +125,9 @@ class SimulatedDevice(Generic[T]):
         self._spoiling: tuple[tuple[Fault, Verdict], ...] = ()
         self._next_change = math.inf
         self._down_until: float | None = None
+        self._due = math.inf
+        self._is_change_due = False
+        self._is_arrival_due = False
         self._shape = {type_: _shape(figures) for type_, figures in model.figures.items()}
 
     # requests
@@ -152,6 +155,7 @@ class SimulatedDevice(Generic[T]):
             self._refuse(work, Verdict.DOWN, min(MAX_RETRY_S, max(MIN_RETRY_S, self._down_until - now)))
         elif self.occupied < self.model.concurrency:
             self._admit(work, self._clock.inner(now))
+            self._reckon()
         elif len(self._waiting) < self.model.queue:
             self._waiting.append(work)
         else:
@@ -167,8 +171,7 @@ class SimulatedDevice(Generic[T]):
         """When `advance` is worth a call, if nothing is submitted before; None: not before something is."""
         if self._done:
             return self._now
-        at = min(self._next_inner()[0], self._next_change)
-        return at if at < math.inf else None
+        return self._due if self._due < math.inf else None
 
     # faults
 
@@ -208,29 +211,27 @@ class SimulatedDevice(Generic[T]):
 
     def _run(self, now: float) -> None:
         """Lives through everything that happens up to `now`, in the order of time."""
-        while True:
-            at, is_arrival = self._next_inner()
-            if self._next_change < at:
-                if self._next_change > now:
-                    break
-                self._expire(self._next_change)
-            elif at <= now and at < math.inf:
-                # Rounding may put an event a hair before the moment at which its clock was changed.
-                self._now = max(self._now, at)
-                if is_arrival:
-                    self._enter_engine()
-                else:
-                    self._leave_engine()
+        while self._due <= now:
+            # Rounding may put an event a hair before the moment at which its clock was changed.
+            self._now = max(self._now, self._due)
+            if self._is_change_due:
+                self._expire(self._due)
+            elif self._is_arrival_due:
+                self._enter_engine()
             else:
-                break
+                self._leave_engine()
+            self._reckon()
         self._now = max(self._now, now)
 
-    def _next_inner(self) -> tuple[float, bool]:
-        """When the next request reaches the engine (True) or leaves it (False)."""
+    def _reckon(self) -> None:
+        """Finds out what happens next: a request reaches the engine or leaves it, or a fault ends."""
         arrival = self._on_their_way[0][0] if self._on_their_way else math.inf
         leaving = self._in_engine[0][0] if self._in_engine else math.inf
-        first = min(arrival, leaving)
-        return (self._clock.outer(first) if first < math.inf else math.inf), arrival < leaving
+        self._is_arrival_due = arrival < leaving
+        first = arrival if arrival < leaving else leaving
+        at = self._clock.outer(first) if first < math.inf else math.inf
+        self._is_change_due = self._next_change < at
+        self._due = self._next_change if self._is_change_due else at
 
     def _admit(self, work: _Work[T], inner: float) -> None:
         work.began = self._now
@@ -269,8 +270,7 @@ class SimulatedDevice(Generic[T]):
 
     def _room_in_s(self) -> float:
         """When something will move next: a place may become free then."""
-        at, _ = self._next_inner()
-        return min(MAX_RETRY_S, max(MIN_RETRY_S, at - self._now))
+        return min(MAX_RETRY_S, max(MIN_RETRY_S, self._due - self._now))
 
     def _lose_everything(self) -> None:
         works = [work for _, work in self._in_engine]
@@ -310,6 +310,7 @@ class SimulatedDevice(Generic[T]):
         self._down_until = crash.until if crash is not None else None
         ends = [active.until for active in self._faults.values() if active.until is not None]
         self._next_change = min(ends, default=math.inf)
+        self._reckon()
 
 
 def _shape(figures: Figures) -> tuple[float, float, float]:
