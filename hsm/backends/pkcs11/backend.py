@@ -111,7 +111,7 @@ class Pkcs11Backend:
             on_signed(answer)
         elif isinstance(answer, Failed):
             kind = failure_of(answer)
-            if kind is Failure.KEY_GONE:
+            if kind in (Failure.KEY_GONE, Failure.INVALID):  # it may not know a key any more
                 self._is_listing_wanted = True
             on_signed(BackendError(_CODES.get(kind, ErrorCode.INTERNAL), answer.detail))
         else:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from hsm.backends.pkcs11 import constants as c
 from hsm.backends.pkcs11 import key_making
 from hsm.backends.pkcs11.cryptoki import Cryptoki, CryptokiError
 from hsm.backends.pkcs11.failures import failed
@@ -104,9 +105,17 @@ class Custodian:
                 raise Refused(Failure.INVALID, "the token worker does not know this request")
 
     def _list(self) -> Listing:
-        listing = self._read(lambda cryptoki, session: list_keys(cryptoki, session, self._objects))
-        if self._token is not None:
-            self._token.keys = {key.ski: key for key in listing.keys}
+        token, _ = self._opened()
+
+        def listed(cryptoki: Cryptoki, session: int) -> Listing:
+            listing = list_keys(cryptoki, session, self._objects)
+            if not token.login.holds_in(session):
+                # Without a login a session shows no private keys, and says nothing.
+                raise CryptokiError(c.CKR_USER_NOT_LOGGED_IN, "C_FindObjects")
+            return listing
+
+        listing = self._read(listed)
+        token.keys = {key.ski: key for key in listing.keys}
         return listing
 
     def _added(self, request_id: int, key: TokenKey) -> KeysFound:

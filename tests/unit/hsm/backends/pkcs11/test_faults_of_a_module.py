@@ -17,8 +17,9 @@ from hsm.backends.base import BackendError
 from hsm.backends.book import Book
 from hsm.backends.pkcs11.admin import Pkcs11Admin
 from hsm.backends.pkcs11.backend import Pkcs11Backend
+from hsm.backends.pkcs11.blocking_worker import BlockingWorker
 from hsm.backends.pkcs11.login import LoginSource
-from hsm.backends.pkcs11.messages import TokenMatch
+from hsm.backends.pkcs11.messages import KeysFound, ListKeys, TokenMatch
 from hsm.backends.pkcs11.pin import PinFile
 from hsm.backends.pkcs11.settings import TokenSettings
 from hsm.wire.errors import ErrorCode
@@ -199,6 +200,24 @@ async def test_a_logout_is_followed_by_one_login(traffic: Traffic) -> None:
         assert traffic.shim["logins"] == 1 + number
     assert traffic.workers == 1
     assert not traffic.errors
+
+
+def test_a_logout_hides_no_keys(made: Made, tmp_path: Path) -> None:
+    shim = Shim(tmp_path, made.token.module, made.token.environment, made.library)
+    settings = TokenSettings(
+        module=made.library,
+        token=TokenMatch(token=made.token.label),
+        pin=made.pin,
+        environment=shim.environment,
+    )
+    with BlockingWorker.open(settings) as worker:
+        for number in range(1, 4):
+            shim.log_out()
+            answer = worker.ask(ListKeys(id=0))
+            assert isinstance(answer, KeysFound)
+            assert [key.ski for key in answer.keys] == [made.key.ski]
+            assert shim["logins"] == 1 + number
+    shim.close()
 
 
 async def test_a_slow_token_is_waited_for(traffic: Traffic) -> None:
