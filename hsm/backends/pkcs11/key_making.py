@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
 
 from hsm.backends.pkcs11 import constants as c
 from hsm.backends.pkcs11.cryptoki import Cryptoki, CryptokiError
@@ -29,15 +30,19 @@ from hsm.backends.pkcs11.structures import MechanismCall, Template, Value
 from hsm.backends.pkcs11.translate import TranslationError, curve_parameters, rsa_bits
 from hsm.wire.schemes import KeyFamily, KeyType
 
+T = TypeVar("T")
+
 MAX_LABEL_BYTES = 255
 _MAC_KEY_BYTES = 32
 _MAC_BYTES = 32
 _EXPONENT = (65537).to_bytes(3, "big")
 _KEPT: Template = {c.CKA_TOKEN: True, c.CKA_PRIVATE: True, c.CKA_SENSITIVE: True, c.CKA_EXTRACTABLE: False}
+_SIGNS: Template = {c.CKA_SIGN: True}
 _SIGNS_ONLY: Template = {
     **dict.fromkeys((c.CKA_DECRYPT, c.CKA_UNWRAP, c.CKA_SIGN_RECOVER, c.CKA_DERIVE), False),
-    c.CKA_SIGN: True,
+    **_SIGNS,
 }
+"""Tokens that do not know one of these attributes are asked again without; what they make is read back anyway."""
 _MUST_BE = {c.CKA_PRIVATE: b"\1", c.CKA_SENSITIVE: b"\1", c.CKA_EXTRACTABLE: b"\0", c.CKA_SIGN: b"\1"}
 _MUST_NOT_BE_TRUE = (c.CKA_DECRYPT, c.CKA_UNWRAP, c.CKA_SIGN_RECOVER, c.CKA_DERIVE)
 _GENERATION = {
@@ -48,10 +53,10 @@ _GENERATION = {
 _FORM_REFUSED = frozenset(
     (
         *(c.CKR_ATTRIBUTE_VALUE_INVALID, c.CKR_ATTRIBUTE_TYPE_INVALID, c.CKR_TEMPLATE_INCONSISTENT),
-        *(c.CKR_DOMAIN_PARAMS_INVALID, c.CKR_CURVE_NOT_SUPPORTED, c.CKR_FUNCTION_FAILED, c.CKR_GENERAL_ERROR),
+        *(c.CKR_DOMAIN_PARAMS_INVALID, c.CKR_CURVE_NOT_SUPPORTED),
     )
 )
-"""What tokens say to a form of the curve's parameters that they do not know."""
+"""What tokens say to an attribute, or a form of the curve's parameters, that they do not know."""
 
 
 def generate(cryptoki: Cryptoki, session: int, type_: KeyType, label: str) -> TokenKey:
@@ -60,18 +65,15 @@ def generate(cryptoki: Cryptoki, session: int, type_: KeyType, label: str) -> To
     _refuse_taken(cryptoki, session, label)
     identifier = os.urandom(16)  # until the public key, and so the SKI, is known
     shared: Template = {c.CKA_LABEL: name, c.CKA_ID: identifier, c.CKA_TOKEN: True}
-    private: Template = {**shared, **_KEPT, **_SIGNS_ONLY}
     mechanism = MechanismCall(_GENERATION[type_.family])
-    public_handle = private_handle = 0
-    forms = _forms_of(type_)
-    for number, form in enumerate(forms, 1):
+
+    def make(form: Template, permissions: Template) -> tuple[int, int]:
         public: Template = {**shared, c.CKA_PRIVATE: False, c.CKA_VERIFY: True, **form}
-        try:
-            public_handle, private_handle = cryptoki.generate_key_pair(session, mechanism, public, private)
-            break
-        except CryptokiError as error:
-            if number == len(forms) or error.rv not in _FORM_REFUSED:
-                raise
+        private: Template = {**shared, **_KEPT, **permissions}
+        return cryptoki.generate_key_pair(session, mechanism, public, private)
+
+    forms = [(form, permissions) for permissions in (_SIGNS_ONLY, _SIGNS) for form in _forms_of(type_)]
+    public_handle, private_handle = _first_taken(make, forms)
     return _settled(cryptoki, session, (private_handle, public_handle), label)
 
 
@@ -85,7 +87,7 @@ def import_key(cryptoki: Cryptoki, session: int, pkcs8: bytes, label: str) -> To
             if (there := read_key(cryptoki, session, handle)).ski == parts.public_key.ski:
                 raise Refused(Failure.INVALID, f'the token has this key already, with the label "{there.found.label}"')
     _refuse_taken(cryptoki, session, label)
-    private: Template = {c.CKA_CLASS: c.CKO_PRIVATE_KEY, **parts.private, **shared, **_KEPT, **_SIGNS_ONLY}
+    private: Template = {c.CKA_CLASS: c.CKO_PRIVATE_KEY, **parts.private, **shared, **_KEPT}
     public: Template = {
         c.CKA_CLASS: c.CKO_PUBLIC_KEY,
         c.CKA_TOKEN: True,
@@ -96,7 +98,8 @@ def import_key(cryptoki: Cryptoki, session: int, pkcs8: bytes, label: str) -> To
     }
     made: list[int] = []
     try:
-        made.append(cryptoki.create(session, private))
+        forms = [(private, _SIGNS_ONLY), (private, _SIGNS)]
+        made.append(_first_taken(lambda form, more: cryptoki.create(session, {**form, **more}), forms))
         made.append(cryptoki.create(session, public))
     except CryptokiError as error:
         _remove(cryptoki, session, made)
@@ -146,6 +149,17 @@ def check_label(label: str) -> bytes:
     if not name or len(name) > MAX_LABEL_BYTES or not label.isprintable():
         raise Refused(Failure.INVALID, f"a label has 1 to {MAX_LABEL_BYTES} bytes of printable characters")
     return name
+
+
+def _first_taken(make: Callable[[Template, Template], T], forms: Sequence[tuple[Template, Template]]) -> T:
+    """What `make` makes of the first form that the token takes. Raises CryptokiError: of the last form, or another."""
+    for form in forms[:-1]:
+        try:
+            return make(*form)
+        except CryptokiError as error:
+            if error.rv not in _FORM_REFUSED:
+                raise
+    return make(*forms[-1])
 
 
 def _mac_key(cryptoki: Cryptoki, session: int, name: bytes) -> int:

@@ -92,8 +92,13 @@ class Token:
 def _the_one(cryptoki: Cryptoki, wanted: TokenMatch) -> tuple[int, TokenInfo]:
     fitting = []
     seen = []
+    failures = []
     for slot in cryptoki.slots():
-        info = cryptoki.token_info(slot)
+        try:
+            info = cryptoki.token_info(slot)
+        except CryptokiError as error:  # another slot may be the one
+            failures.append(error)
+            continue
         if not info.flags & c.CKF_TOKEN_INITIALIZED:
             continue
         seen.append(f'"{text_of(info.label)}" (serial {text_of(info.serial)})')
@@ -101,6 +106,8 @@ def _the_one(cryptoki: Cryptoki, wanted: TokenMatch) -> tuple[int, TokenInfo]:
             fitting.append((slot, info))
     if len(fitting) == 1:
         return fitting[0]
+    if failures and not fitting:
+        raise failures[0]
     if not fitting:
         others = f"it has {', '.join(seen[:20])}" if seen else "it has none that is initialised"
         raise Refused(Failure.TOKEN_GONE, f"the library shows no token that fits the URI; {others}")

@@ -237,6 +237,27 @@ def test_a_token_that_makes_a_weaker_key_than_asked_keeps_nothing(weak: Weak, we
     assert weak.library.objects == {}
 
 
+def test_a_token_that_does_not_know_an_attribute_is_asked_without_it(weak: Weak) -> None:
+    weak.library.fail("C_GenerateKeyPair", c.CKR_ATTRIBUTE_TYPE_INVALID)
+    weak.generate()
+    (private,) = [told for told in weak.library.objects.values() if c.CKA_SENSITIVE in told]
+    assert c.CKA_DECRYPT not in private
+    assert (private[c.CKA_SENSITIVE], private[c.CKA_EXTRACTABLE], private[c.CKA_SIGN]) == (b"\1", b"\0", b"\1")
+    weak.library.weakened = {c.CKA_DECRYPT: True}  # what it then grants unasked
+    weak.library.fail("C_GenerateKeyPair", c.CKR_ATTRIBUTE_TYPE_INVALID)
+    with pytest.raises(Refused, match="was removed again"):
+        weak.generate("other")
+
+
+@pytest.mark.parametrize("rv", [c.CKR_FUNCTION_FAILED, c.CKR_DEVICE_ERROR, c.CKR_MECHANISM_INVALID])
+def test_a_token_that_can_not_is_not_asked_twice(weak: Weak, rv: int) -> None:
+    weak.library.fail("C_GenerateKeyPair", rv)
+    with pytest.raises(CryptokiError) as caught:
+        weak.generate()
+    assert caught.value.rv == rv
+    assert weak.library.calls.count("C_GenerateKeyPair") == 1
+
+
 def test_a_token_that_lets_no_id_be_set_keeps_the_first(weak: Weak) -> None:
     weak.library.fail("C_SetAttributeValue", c.CKR_ATTRIBUTE_READ_ONLY)
     key = weak.generate()

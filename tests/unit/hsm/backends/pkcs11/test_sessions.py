@@ -343,6 +343,16 @@ def test_tokens_that_do_not_fit(wanted: TokenMatch, says: str) -> None:
     assert caught.value.failure is Failure.TOKEN_GONE
 
 
+def test_a_slot_that_can_not_be_asked_does_not_hide_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    library = FakeCryptoki()
+    monkeypatch.setattr(library, "slots", lambda: [1, 2])
+    library.fail("C_GetTokenInfo", c.CKR_TOKEN_NOT_RECOGNIZED)
+    assert Token(cast("Cryptoki", library), TokenMatch(token="fake"), None).slot == 2
+    library.fail("C_GetTokenInfo", c.CKR_TOKEN_NOT_RECOGNIZED, c.CKR_DEVICE_REMOVED)
+    with pytest.raises(CryptokiError, match="CKR_TOKEN_NOT_RECOGNIZED"):
+        Token(cast("Cryptoki", library), TokenMatch(token="fake"), None)
+
+
 def test_the_token_must_be_the_only_one(monkeypatch: pytest.MonkeyPatch) -> None:
     library = FakeCryptoki()
     monkeypatch.setattr(library, "slots", lambda: [1, 2])

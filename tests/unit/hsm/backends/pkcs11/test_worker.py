@@ -341,3 +341,21 @@ def test_more_requests_than_sessions_are_all_answered(worker: TokenWorker) -> No
     for number, answer in answers.items():
         _, key, scheme, message = asked[number]
         verify(key, scheme, expect(answer, Signed).signature, message)
+
+
+def test_keys_come_and_go_while_others_sign(own: TokenWorker) -> None:
+    own.open(sessions=4)
+    key = own.generate(KeyType.P256, "signs")
+    digest = Scheme.ECDSA_SHA256.payload_of(MESSAGE)
+    signatures = [Sign(id=own.next_id(), key=key.ski, scheme="ecdsa_sha256", payload=digest) for _ in range(1500)]
+    changes = [Generate(id=own.next_id(), type=KeyType.P256, label=f"new-{number}") for number in range(15)]
+    lists = [ListKeys(id=own.next_id()) for _ in range(15)]
+    mixed = [request for pair in zip(changes, lists, strict=True) for request in pair]
+    for number, request in enumerate(mixed):
+        own.send(*signatures[number * 50 : number * 50 + 50], request)
+    answers = {answer.id: answer for answer in (own.receive() for _ in range(len(signatures) + len(mixed)))}
+    assert len(answers) == len(signatures) + len(mixed)
+    for request in signatures:
+        verify(key, Scheme.ECDSA_SHA256, expect(answers[request.id], Signed).signature)
+    for number, listing in enumerate(lists):
+        assert len(expect(answers[listing.id], KeysFound).keys) == number + 2
