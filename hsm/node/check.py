@@ -6,7 +6,7 @@ Starts nothing, listens nowhere. What is not wrong but surely not meant is a war
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,9 @@ from hsm.node.blocking import BlockingCalls
 from hsm.node.config import NodeConfig, NodeFiles, load_config
 from hsm.node.opening.factory import needs_people, open_tokens
 from hsm.node.opening.opened import Surroundings
-from hsm.node.token_config import TokenConfig
+from hsm.node.opening.vault import shares_of
+from hsm.node.token_config import TokenConfig, VaultOpening
+from hsm.shared import strict_toml
 from hsm.shared.hardening import harden_process
 from hsm.shared.mtls import Identity, server_context
 from hsm.shared.tasks import Tasks
@@ -28,8 +30,10 @@ def check(path: Path) -> str:
     files = NodeFiles.of(config, path.absolute().parent)
     server_context(Identity(files.ca, files.certificate, files.private_key))
     harden_process()
+    base_dir = path.absolute().parent
     tokens = [token for token in config.tokens if not needs_people(token)]
-    found = asyncio.run(_look(tokens, path.absolute().parent))
+    sealed = {token.name: _shares(token, base_dir) for token in config.tokens if needs_people(token)}
+    found = asyncio.run(_look(tokens, sealed, base_dir))
     lines = [f"{path}: right; node {config.node.name!r}, {len(found.keys)} keys, {len(config.access)} access rules"]
     lines += [f"warning: {warning}" for warning in _warnings(config, found)]
     return "\n".join(lines)
@@ -41,9 +45,17 @@ class _Found:
 
     keys: tuple[tuple[KeyEntry, KeyAttributes], ...]
     away: tuple[str, ...]
+    sealed: Mapping[str, str]
+    """Tokens whose vault people open, and what with."""
 
 
-async def _look(configs: list[TokenConfig], base_dir: Path) -> _Found:
+def _shares(token: TokenConfig, base_dir: Path) -> str:
+    assert isinstance(token, VaultOpening)
+    share_set = shares_of(token, strict_toml.resolve(base_dir, token.store))
+    return f"{share_set.threshold} of {share_set.count} shares of set {share_set.name}"
+
+
+async def _look(configs: list[TokenConfig], sealed: Mapping[str, str], base_dir: Path) -> _Found:
     tasks = Tasks()
     surroundings = Surroundings(base_dir, BlockingCalls(), tasks, asyncio.get_running_loop())
     opened = await open_tokens(configs, surroundings, None)
@@ -54,7 +66,7 @@ async def _look(configs: list[TokenConfig], base_dir: Path) -> _Found:
                 entries = holder.keys()
                 for entry in entries:
                     keys.setdefault(entry.ski, (entry, holder.attributes_of(entry.ski)))
-        return _Found(tuple(keys.values()), tuple(token.name for token in opened if token.state() != "up"))
+        return _Found(tuple(keys.values()), tuple(token.name for token in opened if token.state() != "up"), sealed)
     finally:
         for token in opened:
             await token.close()
@@ -63,8 +75,8 @@ async def _look(configs: list[TokenConfig], base_dir: Path) -> _Found:
 
 def _warnings(config: NodeConfig, found: _Found) -> Iterator[str]:
     for token in config.tokens:
-        if needs_people(token):
-            yield f"token {token.name!r} is opened by shares, so its keys were not looked at"
+        if token.name in found.sealed:
+            yield f"token {token.name!r} is opened by {found.sealed[token.name]}, so its keys were not looked at"
         elif token.name in found.away:
             yield f"token {token.name!r} is away, so its keys were not looked at; a node starts without them and waits"
     if not config.access:

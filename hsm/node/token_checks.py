@@ -47,8 +47,12 @@ def _note_opening(token: VaultOpening, path: toml_lines.Path, base_dir: Path, pr
             note_file((*path, field), strict_toml.resolve(base_dir, file), problems, is_private=True)
     if token.wrapping_key is not None:
         uri = _uri((*path, "wrapping_key"), token.wrapping_key, problems)
-        if uri is not None and uri.module_path is None and uri.module_name is None:
+        if uri is not None and uri.module_path is None:
             problems.add((*path, "wrapping_key"), "does not name the token's library; add ?module-path=/path/to/lib.so")
+        elif uri is not None and not uri.objects.label:
+            problems.add((*path, "wrapping_key"), "does not name the key; add object=LABEL before the question mark")
+    elif token.environment:
+        problems.add((*path, "environment"), "is for the library of a wrapping_key; remove it, or set wrapping_key")
 
 
 def _note_pkcs11(

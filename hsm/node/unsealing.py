@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, TypeVar
 
@@ -27,6 +27,7 @@ from msgspec import Meta
 from hsm.node.notify import notify
 from hsm.node.observe import NodeStatus
 from hsm.node.opening.opened import TokenProblem
+from hsm.node.peers import who_is
 from hsm.shared.exposition import json_response
 from hsm.shared.logs import get_logger
 from hsm.store import master_key, share_text
@@ -200,11 +201,11 @@ class Unsealing:
     async def _get(self, _request: web.Request) -> web.Response:
         return json_response({"sealed": self.state()})
 
-    async def _delete(self, _request: web.Request) -> web.Response:
+    async def _delete(self, request: web.Request) -> web.Response:
         for sealed in self._waiting:
             if not sealed.is_trying:
                 sealed.collection.forget()
-        self._log.warning("shares_forgotten", token="all", hint="somebody asked for it")
+        self._log.warning("shares_forgotten", token="all", hint="somebody asked for it", **who_is(request.transport))
         return json_response({"sealed": self.state()})
 
     async def _post(self, request: web.Request) -> web.Response:
@@ -215,23 +216,23 @@ class Unsealing:
         if not self._waiting:
             return json_response({"error": STARTING_HINT if self.is_starting else NOTHING_SEALED}, 409)
         share = share_text.decode(body.share)
+        by = who_is(request.transport)
         if isinstance(share, Wrong):
-            return self._refused(share)
+            return self._refused(share, by)
         mine = [sealed for sealed in self._waiting if sealed.collection.share_set.set_id == share.set_id]
         if not mine:
-            return self._refused(self._of_another_set(share))
-        answers = [await self._give(sealed, share) for sealed in mine]
+            return self._refused(self._of_another_set(share), by)
+        answers = [await self._give(sealed, share, by) for sealed in mine]
         return answers[0]
 
-    async def _give(self, sealed: _Sealed, share: Share) -> web.Response:
+    async def _give(self, sealed: _Sealed, share: Share, by: Mapping[str, int]) -> web.Response:
         if sealed.is_trying:
             return json_response({"error": f"the vault {sealed.token!r} is being opened; wait a moment"}, 409)
         taken = sealed.collection.take(share, self._clock())
         if isinstance(taken, Wrong):
-            return self._refused(taken, sealed.token)
-        self._log.info(
-            "share_accepted", token=sealed.token, set=taken.set_name, share=taken.index, missing=taken.missing
-        )
+            return self._refused(taken, by, sealed.token)
+        told = {"set": taken.set_name, "share": taken.index, "missing": taken.missing}
+        self._log.info("share_accepted", token=sealed.token, **told, **by)
         if taken.missing:
             return _accepted(taken, taken.sentence, is_open=False)
         tried, sealed.is_trying = sealed.tried, True
@@ -252,9 +253,9 @@ class Unsealing:
         )
         return Wrong(ShareFault.OTHER_SET, sentence)
 
-    def _refused(self, wrong: Wrong, token: str = "") -> web.Response:
+    def _refused(self, wrong: Wrong, by: Mapping[str, int], token: str = "") -> web.Response:
         # The sentence holds numbers of the share and of its groups, nothing that was typed.
-        self._log.warning("share_refused", token=token, fault=wrong.fault.value, error=wrong.sentence)
+        self._log.warning("share_refused", token=token, fault=wrong.fault.value, error=wrong.sentence, **by)
         status = 409 if wrong.fault is ShareFault.GIVEN_ALREADY else 400
         return json_response({"error": wrong.sentence, "fault": wrong.fault.value}, status)
 

@@ -180,6 +180,8 @@ async def test_two_people_open_a_node_that_started_sealed(house: House) -> None:
 
     node.process.send_signal(signal.SIGTERM)
     assert await asyncio.wait_for(node.process.wait(), PATIENCE_S) == 0
+    accepted = [event for event in node.events() if event["event"] == "share_accepted"]
+    assert [(event["share"], event["uid"]) for event in accepted] == [(3, os.geteuid()), (1, os.geteuid())]
     said = node.log.read_text()
     for text in [path.read_text() for path in house.share_files] + [forged, " ".join(mistyped), encode(other)]:
         assert not any(re.fullmatch("[A-Z2-7]{5}", group) and group in said for group in text.split())

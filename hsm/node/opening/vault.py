@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 from hsm.backends.vault import VaultAdmin, VaultBackend, VaultError, VaultReason, open_store
 from hsm.backends.vault.opening import open_store_with, share_set_of
@@ -11,6 +12,7 @@ from hsm.node.refusals import Refusal, RefusalReason
 from hsm.node.token_config import VaultOpening, VaultTokenConfig
 from hsm.node.unsealing import Unsealing
 from hsm.store.master_key import SharedSecret
+from hsm.store.shares import ShareSet
 from hsm.store.store import Store
 
 
@@ -69,12 +71,20 @@ async def _opened(
             return await surroundings.calls.run(lambda: by_token(uri))
         if not config.shares:
             return await surroundings.calls.run(by_file)
-        share_set = await surroundings.calls.run(lambda: share_set_of(path))
     except VaultError as error:
         raise TokenProblem(f"can't open the vault of token {config.name!r}: {error}") from None
+    share_set = await surroundings.calls.run(lambda: shares_of(config, path))
     if unsealing is None:
         raise TokenProblem(f"the vault of token {config.name!r} is opened by shares; nobody can give them here")
     return await unsealing.open(config.name, share_set, by_shares)
+
+
+def shares_of(config: VaultOpening, path: Path) -> ShareSet:
+    """The shares that a sealed vault waits for, without opening it. Blocks. Raises TokenProblem."""
+    try:
+        return share_set_of(path)
+    except VaultError as error:
+        raise TokenProblem(f"can't open the vault of token {config.name!r}: {error}") from None
 
 
 def _loaded(store: Store) -> tuple[Store, VaultBackend]:

@@ -9,6 +9,9 @@ import pytest
 from hsm.node import check
 from hsm.node.opening.opened import TokenProblem
 from hsm.shared.strict_toml import ConfigError
+from hsm.store.master_key import SharedSecret
+from hsm.store.shares import deal
+from hsm.store.store import Store
 from tests.support.node import NodeHome, make_home
 
 
@@ -54,4 +57,18 @@ def test_a_vault_that_does_not_open_is_an_error(home: NodeHome) -> None:
     path = home.write_config()
     home.key_file.write_bytes(b"w" * 32)
     with pytest.raises(TokenProblem, match="can't open the vault"):
+        check.check(path)
+
+
+def test_a_sealed_vault_is_left_closed_and_named(home: NodeHome) -> None:
+    made = deal(2, 3)
+    sealed = '[[tokens]]\nname = "sealed"\ntype = "vault"\nstore = "sealed.db"\nshares = true\n'
+    Store.create(home.path / "sealed.db", SharedSecret(made.secret, made.share_set)).close()
+    path = home.write_config(tokens=home.vault_token() + sealed)
+    name = made.share_set.name
+    assert check.check(path).splitlines()[1:] == [
+        f"warning: token 'sealed' is opened by 2 of 3 shares of set {name}, so its keys were not looked at"
+    ]
+    path = home.write_config(tokens=sealed.replace("sealed.db", "vault.db"))
+    with pytest.raises(TokenProblem, match=r"vault\.db is not opened by shares but by a key-file"):
         check.check(path)

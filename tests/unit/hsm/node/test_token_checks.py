@@ -58,6 +58,11 @@ def test_several_tokens_of_all_kinds_are_right(home: NodeHome) -> None:
         (SIMULATED + "latency_ms = 5\nlatency_p99_ms = 4\n", r"tokens\[1\]\.latency_p99_ms: is less than latency_ms"),
         (SIMULATED + 'wrapping_key = "pkcs11:token=t"\n', r"tokens\[1\]: set exactly one of passphrase_file"),
         (SIMULATED + 'wrapping_key = "pkcs11:token=t"\n', r"tokens\[1\]\.wrapping_key: .*add \?module-path="),
+        (
+            SIMULATED + 'wrapping_key = "pkcs11:token=t?module-path=/x"\n',
+            r"tokens\[1\]\.wrapping_key: .*add object=LABEL",
+        ),
+        (SIMULATED + 'environment = { A = "b" }\n', r"tokens\[1\]\.environment: is for the library of a wrapping_key"),
         (SIMULATED + 'wrapping_key = "password"\n', r"tokens\[1\]\.wrapping_key: "),
     ],
 )
