@@ -112,7 +112,8 @@ class Node:
         self._tasks = Tasks(self._metrics.task_crashed)
         self._calls = BlockingCalls()
         self._log = logs.get_logger("node")
-        self._log_level = config.log.level
+        self._live = config
+        """The same as `_config`, but for what reloads changed."""
         self._unsealing = Unsealing()
         self._base_dir = base_dir
         self._tokens: tuple[OpenToken, ...] = ()
@@ -140,7 +141,9 @@ class Node:
         self.ops_address = ops.address
         surroundings = Surroundings(self._base_dir, self._calls, self._tasks, loop)
         self._tokens = tokens = await self._open_tokens(surroundings)
-        self._service = Service(tokens, config.rules, _limits(config), self._metrics, loop)
+        # A reload may have come while the tokens were opened, which can take people and hours.
+        live = self._live
+        self._service = Service(tokens, live.rules, _limits(live), self._metrics, loop)
         self._refreshes = tuple(TokenRefresh(token, self._calls, self._keys_changed) for token in tokens)
         self._server = Server(self._service, context, config.listen, self._metrics, loop)
         management = Management(tokens, self._metrics, self.status, self.refresh, self._calls)
@@ -169,7 +172,7 @@ class Node:
             tokens=[token.name for token in tokens],
             pid=os.getpid(),
         )
-        self._warn_of_empty_access(config)
+        self._warn_of_empty_access(live)
         notify(READY)
 
     async def _open_tokens(self, surroundings: Surroundings) -> tuple[OpenToken, ...]:
@@ -209,9 +212,9 @@ class Node:
 
     def _apply(self, config: NodeConfig) -> None:
         """The live part of another config takes effect."""
-        if config.log.level != self._log_level:
-            self._log_level = config.log.level
-            logs.configure("sealgate-node", fmt=self._config.log.format, level=config.log.level)
+        if config.log != self._live.log:
+            logs.configure("sealgate-node", fmt=config.log.format, level=config.log.level)
+        self._live = config
         if self._service is not None and self._server is not None:
             self._warn_of_empty_access(config)
             self._service.apply(config.rules, _limits(config))

@@ -33,7 +33,7 @@ class NodeMetrics(NodeObserver):
     def __init__(self, *, with_process: bool = True) -> None:
         self._registry = CollectorRegistry()
         self._define()
-        self._signed: dict[tuple[str, Scheme], tuple[Any, Any, Any]] = {}
+        self._signed: dict[tuple[str, str, Scheme], tuple[Any, Any, Any]] = {}
         if with_process:
             ProcessCollector(registry=self._registry)
             PlatformCollector(registry=self._registry)
@@ -49,14 +49,14 @@ class NodeMetrics(NodeObserver):
         self._queue_seconds = Histogram(
             "sealgate_node_queue_duration_seconds",
             "Time a signed request waited before its signature was begun.",
-            ("scheme",),
+            ("token", "scheme"),
             buckets=QUEUE_BUCKETS_S,
             registry=registry,
         )
         self._sign_seconds = Histogram(
             "sealgate_node_sign_duration_seconds",
-            "Time the backend took for a signature.",
-            ("scheme",),
+            "Time the token took for a signature.",
+            ("token", "scheme"),
             buckets=SIGN_BUCKETS_S,
             registry=registry,
         )
@@ -111,15 +111,15 @@ class NodeMetrics(NodeObserver):
     def handshake_done(self, version: str, duration_s: float) -> None:
         self._handshakes.labels(version).inc()
 
-    def request_signed(self, key: str, scheme: Scheme, queue_s: float, sign_s: float) -> None:
+    def request_signed(self, token: str, key: str, scheme: Scheme, queue_s: float, sign_s: float) -> None:
         # Looking labels up costs more than counting; this is the hot path.
-        children = self._signed.get((key, scheme))
+        children = self._signed.get((token, key, scheme))
         if children is None:
             name = scheme.value
-            children = self._signed[key, scheme] = (
+            children = self._signed[token, key, scheme] = (
                 self._signatures.labels(key, name, Outcome.SIGNED.value),
-                self._queue_seconds.labels(name),
-                self._sign_seconds.labels(name),
+                self._queue_seconds.labels(token, name),
+                self._sign_seconds.labels(token, name),
             )
         children[0].inc()
         children[1].observe(queue_s)

@@ -136,8 +136,8 @@ class NodeObserver:
     def handshake_done(self, version: str, duration_s: float) -> None:
         """A client showed its certificate and is connected; `version` such as "TLSv1.3"."""
 
-    def request_signed(self, key: str, scheme: Scheme, queue_s: float, sign_s: float) -> None:
-        """A signature was made and is on its way; `key` is the key's label."""
+    def request_signed(self, token: str, key: str, scheme: Scheme, queue_s: float, sign_s: float) -> None:
+        """A signature was made and is on its way; `token` is the token's name, `key` the key's label."""
 
     def request_ended(self, key: str, scheme: Scheme, outcome: Outcome) -> None:
         """A request ended without a signature."""

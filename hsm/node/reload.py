@@ -42,7 +42,7 @@ class Reloaded:
 
 
 class Reload:
-    """The reloads of one node. `apply` puts the live part of a config into effect; it runs in the event loop."""
+    """The reloads of one node. `apply` puts a config into effect, in the event loop; only its live part is new."""
 
     def __init__(
         self,
@@ -72,8 +72,8 @@ class Reload:
             changed = tuple(_differences(self._running, config))
             applied = tuple(name for name in LIVE if any(_is_within(field, name) for field in changed))
             needs_restart = tuple(field for field in changed if not any(_is_within(field, name) for name in LIVE))
-            self._apply(config)
             self._running = _with_live_part(self._running, config)
+            self._apply(self._running)
         self._log.info("reloaded", applied=applied, needs_restart=needs_restart)
         return Reloaded(applied, needs_restart)
 

@@ -59,7 +59,19 @@ class Client:
 class SignTicket(Ticket):
     """A wanted signature on its way through a lane."""
 
-    __slots__ = ("client", "count", "error", "key", "lane", "payload", "request_id", "scheme", "sign_s", "signature")
+    __slots__ = (
+        "client",
+        "count",
+        "error",
+        "key",
+        "lane",
+        "payload",
+        "request_id",
+        "scheme",
+        "sign_s",
+        "signature",
+        "token",
+    )
 
     def __init__(
         self, client: Client, request: SignRequested, payload: bytes, key: ServedKey, arrived: float, deadline: float
@@ -72,6 +84,7 @@ class SignTicket(Ticket):
         self.key = key.entry
         self.lane = key.runner.lane
         self.count = key.count
+        self.token = key.token.name
         self.sign_s = 0.0
         self.signature: bytes | None = None
         self.error: BackendError | None = None

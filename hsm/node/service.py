@@ -181,7 +181,7 @@ class Service:
             count.signatures += 1
             count.last_at = ticket.started
             self._observer.request_signed(
-                ticket.key.label, ticket.scheme, ticket.started - ticket.arrived, ticket.sign_s
+                ticket.token, ticket.key.label, ticket.scheme, ticket.started - ticket.arrived, ticket.sign_s
             )
             client.replies.reply_signature(ticket.request_id, ticket.signature)
         elif (error := ticket.error) is not None:

@@ -209,6 +209,18 @@ async def test_other_rules_take_effect_for_who_is_connected(start: StartNode, ho
     await link.close()
 
 
+async def test_rules_that_came_while_a_node_started_are_its_rules(home: NodeHome) -> None:
+    path = home.write_config(rule="digests = false")
+    node = Node(load_config(path), home.path, path)
+    home.write_config(rule="digests = true")
+    await node._reload.reload()
+    await node.start()
+    link = await Link.open(node.address, home.identity("proxy"))
+    assert isinstance(await link.ask(home.ski("www-p256"), Scheme.ECDSA_SHA256, b"x"), Signed)
+    await link.close()
+    await node.stop()
+
+
 async def test_a_draining_node_is_not_ready(start: StartNode) -> None:
     node = await start()
     await node.drain()

@@ -58,7 +58,7 @@ def test_what_happens_is_counted() -> None:
     metrics.connection_ended(ConnectionEnd.IDLE)
     metrics.handshake_done("TLSv1.3", 0.01)
     for _ in range(2):
-        metrics.request_signed("www", Scheme.ECDSA_SHA256, 0.0, 0.00004)
+        metrics.request_signed("vault", "www", Scheme.ECDSA_SHA256, 0.0, 0.00004)
     metrics.request_ended("www", Scheme.ECDSA_SHA256, Outcome.BUSY)
     metrics.request_denied("spiffe://x/*", Denial.KEY_NOT_ALLOWED)
     metrics.management_done("generate", is_ok=False)
@@ -67,9 +67,9 @@ def test_what_happens_is_counted() -> None:
     signed = ("sealgate_node_signatures_total", "key=www", "outcome=signed", "scheme=ecdsa_sha256")
     assert found[signed] == 2
     assert found["sealgate_node_signatures_total", "key=www", "outcome=busy", "scheme=ecdsa_sha256"] == 1
-    assert found["sealgate_node_sign_duration_seconds_count", "scheme=ecdsa_sha256"] == 2
-    assert found["sealgate_node_sign_duration_seconds_bucket", "le=5e-05", "scheme=ecdsa_sha256"] == 2
-    assert found["sealgate_node_queue_duration_seconds_count", "scheme=ecdsa_sha256"] == 2
+    assert found["sealgate_node_sign_duration_seconds_count", "scheme=ecdsa_sha256", "token=vault"] == 2
+    assert found["sealgate_node_sign_duration_seconds_bucket", "le=5e-05", "scheme=ecdsa_sha256", "token=vault"] == 2
+    assert found["sealgate_node_queue_duration_seconds_count", "scheme=ecdsa_sha256", "token=vault"] == 2
     assert found["sealgate_node_connections_opened_total",] == 1
     assert found["sealgate_node_connections_ended_total", "reason=idle"] == 1
     assert found["sealgate_node_handshakes_total", "version=TLSv1.3"] == 1

@@ -27,7 +27,8 @@ class Running:
         self.home = home
         self.path = home.write_config()
         self.applied: list[NodeConfig] = []
-        self.reload = Reload(path or self.path, load_config(self.path), BlockingCalls(), self.applied.append)
+        self.config = load_config(self.path)
+        self.reload = Reload(path or self.path, self.config, BlockingCalls(), self.applied.append)
 
     async def with_text(self, old: str, new: str) -> Reloaded:
         """Reloads after the file was edited."""
@@ -58,7 +59,8 @@ async def test_what_took_effect_and_what_needs_a_restart_is_said(
 ) -> None:
     running = Running(home)
     assert await running.with_text(old, new) == Reloaded(applied, needs_restart)
-    assert len(running.applied) == 1
+    [config] = running.applied
+    assert (config == running.config) is not bool(applied), "what needs a restart is not part of what is applied"
     assert (await running.reload.reload()).applied == ()
     assert (await running.reload.reload()).needs_restart == needs_restart, "said until the node is restarted"
 

@@ -25,7 +25,9 @@ def test_a_ticket_carries_its_request_through_a_lane() -> None:
     request = SignRequested(7, KEY.ski, Scheme.ED25519, b"asked", 0.5, "", "", "")
     lane = Lane(1, 1)
     runner = cast("Runner", SimpleNamespace(lane=lane))
-    served = ServedKey(KEY, KeyAttributes(), cast("ServedToken", None), runner, KeyCount(), is_tls_only=True)
+    served = ServedKey(
+        KEY, KeyAttributes(), cast("ServedToken", SimpleNamespace(name="vault")), runner, KeyCount(), is_tls_only=True
+    )
     ticket = SignTicket(client, request, b"message", served, 10.0, 10.5)
     assert ticket.lane is lane
     assert (ticket.request_id, ticket.scheme, ticket.payload, ticket.key) == (7, Scheme.ED25519, b"message", KEY)

@@ -66,7 +66,7 @@ class Ear(NodeObserver):
         self.ended: list[tuple[str, Outcome]] = []
         self.denied: list[tuple[str, Denial]] = []
 
-    def request_signed(self, key: str, scheme: Scheme, queue_s: float, sign_s: float) -> None:
+    def request_signed(self, token: str, key: str, scheme: Scheme, queue_s: float, sign_s: float) -> None:
         assert queue_s >= 0
         assert sign_s >= 0
         self.signed.append(key)
