@@ -29,6 +29,7 @@ from proxy.demo.processes import free_port
 from tests.support.node import PATIENCE_S, Link, NodeHome, make_home, until, verify
 from tests.support.softhsm import SoftToken
 
+START_S = 30.0
 PR_CAPBSET_DROP, CAP_SYS_PTRACE = 24, 19
 WITHOUT_PTRACE = (
     "import ctypes, os, sys\n"
@@ -116,7 +117,7 @@ class House:
 
     async def sealed(self, **more: Any) -> Program:
         program = await self.start(**more)
-        await until(program.has("vault_sealed"), "vault_sealed", 20)
+        await until(program.has("vault_sealed"), "vault_sealed", START_S)
         return program
 
 
@@ -167,7 +168,7 @@ async def test_two_people_open_a_node_that_started_sealed(house: House) -> None:
     assert f"share 1 of set {name} accepted, that is enough: the vault 'main' is open" in typed
     assert not any(group in typed for group in encode(house.share(1)).split())  # it was not echoed
 
-    await until(node.has("node_ready"), "node_ready")
+    await until(node.has("node_ready"), "node_ready", START_S)
     assert node.ask("/readyz")[0] == 200
     link = await Link.open(node.event("node_ready")["address"], house.home.identity("proxy"))
     ski, public = house.home.keys["www-p256"]
@@ -226,14 +227,14 @@ async def test_shares_that_were_replaced_open_it_no_longer(house: House) -> None
     assert (status, "belongs to another vault, or to shares that were replaced" in said) == (1, True)
     status, said = node.unseal("--share-file", newer[0], "--share-file", newer[2], "--json")
     assert (status, '"opened": true' in said) == (0, True), said
-    await until(node.has("node_ready"), "node_ready")
+    await until(node.has("node_ready"), "node_ready", START_S)
 
 
 async def test_the_memory_of_a_running_node_is_its_own(house: House) -> None:
     wrapper = (sys.executable, "-c", WITHOUT_PTRACE)
     node = await house.sealed(wrapper=wrapper)
     node.unseal("--share-file", house.share_files[0], "--share-file", house.share_files[1])
-    await until(node.has("node_ready"), "node_ready")
+    await until(node.has("node_ready"), "node_ready", START_S)
 
     def look(pid: int) -> tuple[int, str]:
         spy = subprocess.run(
@@ -254,7 +255,7 @@ async def test_the_memory_of_a_running_node_is_its_own(house: House) -> None:
 async def test_the_memory_of_a_running_node_stays_off_the_swap_device(house: House) -> None:
     node = await house.sealed()
     node.unseal("--share-file", house.share_files[0], "--share-file", house.share_files[1])
-    await until(node.has("node_ready"), "node_ready")
+    await until(node.has("node_ready"), "node_ready", START_S)
     pid = node.process.pid
     sizes = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines() if "kB" in line)
     kib = {name: int(value.split()[0]) for name, value in sizes.items()}
@@ -294,7 +295,7 @@ async def test_a_key_in_an_hsm_opens_a_node_without_people(house: House) -> None
         f'wrapping_key = "{uri}"\nenvironment = {{ {variables} }}\n'
     )
     node = await house.start(tokens)
-    await until(node.has("node_ready"), "node_ready", 20)
+    await until(node.has("node_ready"), "node_ready", START_S)
     assert node.event("node_ready")["keys"] == 2
     soft.wipe()
     status, said = sealgate("node", "check", "--config", house.home.path / "node-0.toml")
