@@ -25,7 +25,7 @@ from tests.behaviour.conftest import started
 
 CLIENTS = 3
 TOKEN = "latency_ms = 2\nlatency_p99_ms = 4\nrate = 500\nconcurrency = 8\nseed = 1\n"
-SIGNING = 'attempt_timeout_s = 0.5\njob_timeout_s = 3\nprobe_interval_s = 0.2\nverify_signatures = "always"\n'
+SIGNING = 'attempt_timeout_s = 0.5\njob_timeout_s = 4\nprobe_interval_s = 0.2\nverify_signatures = "always"\n'
 
 
 @pytest.fixture(scope="module")
