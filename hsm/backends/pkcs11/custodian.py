@@ -115,12 +115,21 @@ class Custodian:
             return listing
 
         listing = self._read(listed)
-        token.keys = {key.ski: key for key in listing.keys}
+        if token.keys.keys() - {key.ski for key in listing.keys}:
+            # A token that is being changed may leave a key out for a moment (SoftHSM2 does): only two in a row count.
+            listing = self._read(listed)
+        self._keep(token, {key.ski: key for key in listing.keys})
         return listing
+
+    def _keep(self, token: Token, keys: dict[bytes, TokenKey]) -> None:
+        has_lost = not token.keys.keys() <= keys.keys()
+        token.keys = keys
+        if has_lost:
+            token.login.distrust_handles()
 
     def _added(self, request_id: int, key: TokenKey) -> KeysFound:
         token, _ = self._opened()
-        token.keys = {**token.keys, key.ski: key}
+        self._keep(token, {**token.keys, key.ski: key})
         return KeysFound(id=request_id, keys=(key.found,))
 
     def _destroy(self, request: Destroy) -> Done:
@@ -131,7 +140,7 @@ class Custodian:
         if key is None:
             raise Refused(Failure.INVALID, f"the token has no key {request.key.hex()}")
         self._change(lambda cryptoki, session: key_making.destroy(cryptoki, session, key))
-        token.keys = {ski: other for ski, other in token.keys.items() if ski != request.key}
+        self._keep(token, {ski: other for ski, other in token.keys.items() if ski != request.key})
         return Done(id=request.id)
 
     def _read(self, work: Callable[[Cryptoki, int], T]) -> T:

@@ -39,13 +39,18 @@ class SharedLogin:
         self._asks_itself = asks_itself
         self.is_required = is_required
         self.generation = 0
-        """Grows with each login. Handles that were found before it are not to be trusted after it."""
+        """Grows with each login, and when a key is gone. Handles found before are not to be trusted after it."""
         self._refused: CryptokiError | None = None
         self._lock = threading.Lock()
 
     def holds_in(self, session: int) -> bool:
         """Whether a new session is logged in already. Raises CryptokiError."""
         return not self.is_required or self._cryptoki.is_logged_in(session)
+
+    def distrust_handles(self) -> None:
+        """A key is gone: a library may give the number of its handle to another."""
+        with self._lock:
+            self.generation += 1
 
     def renew(self, session: int, seen: int) -> None:
         """Log in, unless another thread did since `generation` was `seen`. Raises CryptokiError, Refused.

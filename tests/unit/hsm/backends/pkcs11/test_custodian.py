@@ -23,7 +23,7 @@ from hsm.backends.pkcs11.messages import (
     TokenMatch,
 )
 from hsm.backends.pkcs11.sessions import Session
-from hsm.wire.schemes import KeyType
+from hsm.wire.schemes import KeyType, Scheme
 from tests.support.fake_cryptoki import FakeCryptoki
 from tests.support.token_worker import expect
 
@@ -112,6 +112,25 @@ def test_a_new_key_signs_at_once_without_being_listed(play: Play) -> None:
     expect(play.open(sessions=1), Opened)
     made = expect(play.custodian.answer(Generate(id=2, type=KeyType.P256, label="new")), KeysFound)
     assert play.started[0]._token.keys.keys() >= {made.keys[0].ski}
+
+
+def test_handles_are_found_again_when_a_key_is_gone(play: Play) -> None:
+    """A library may give a destroyed key's handle to a new one."""
+    expect(play.open(sessions=1), Opened)
+    (session,) = play.started
+    made = expect(play.custodian.answer(Generate(id=2, type=KeyType.P256, label="new")), KeysFound).keys[0]
+    session.sign(made.ski, Scheme.ECDSA_SHA256, bytes(32))
+    session.sign(made.ski, Scheme.ECDSA_SHA256, bytes(32))
+    assert play.custodian.answer(ListKeys(id=3)).__class__ is KeysFound
+    play.library.calls.clear()
+    session.sign(made.ski, Scheme.ECDSA_SHA256, bytes(32))
+    assert play.library.calls == ["C_SignInit", "C_Sign"]  # nothing is gone, nothing is looked for
+    web = next(key for key in session._token.keys.values() if key.found.label == "web")
+    assert play.custodian.answer(Destroy(id=4, key=web.ski)) == Done(id=4)
+    play.library.calls.clear()
+    session.sign(made.ski, Scheme.ECDSA_SHA256, bytes(32))
+    assert play.library.calls.count("C_FindObjectsInit") > 0
+    assert play.library.calls.count("C_Login") == 0
 
 
 def test_a_token_that_can_not_be_written_is_not_tried(play: Play) -> None:
