@@ -49,6 +49,7 @@ enum {
     LOGOUT = 19,
     GET_ATTRIBUTE_VALUE = 24,
     FIND_OBJECTS_INIT = 26,
+    FIND_OBJECTS = 27,
     SIGN_INIT = 42,
     SIGN = 43,
 };
@@ -69,6 +70,7 @@ struct control {
     _Atomic uint32_t segfaults;       /* signatures that crash the process */
     _Atomic uint32_t token_gone;      /* no token is present while it is set */
     _Atomic uint32_t wrong_signature; /* signatures that are wrong */
+    _Atomic uint32_t empty_finds;     /* searches that find nothing */
     /* What was seen, by all processes together. */
     _Atomic uint32_t sessions_opened;
     _Atomic uint32_t logins;
@@ -252,6 +254,18 @@ static CK_RV find_objects_init(CK_ULONG session, void *template, CK_ULONG count)
     return fault != CKR_OK ? fault : call(session, template, count);
 }
 
+static CK_RV find_objects(CK_ULONG session, CK_ULONG *objects, CK_ULONG room, CK_ULONG *count)
+{
+    CK_RV (*call)(CK_ULONG, CK_ULONG *, CK_ULONG, CK_ULONG *) =
+        (CK_RV(*)(CK_ULONG, CK_ULONG *, CK_ULONG, CK_ULONG *))real->functions[FIND_OBJECTS];
+
+    if (take(&control->empty_finds)) {
+        *count = 0;
+        return CKR_OK;
+    }
+    return call(session, objects, room, count);
+}
+
 static CK_RV sign_init(CK_ULONG session, void *mechanism, CK_ULONG key)
 {
     CK_RV (*call)(CK_ULONG, void *, CK_ULONG) = (CK_RV(*)(CK_ULONG, void *, CK_ULONG))real->functions[SIGN_INIT];
@@ -333,6 +347,7 @@ static void make_list(void)
     shim.functions[LOGIN] = (any_function)login;
     shim.functions[GET_ATTRIBUTE_VALUE] = (any_function)get_attribute_value;
     shim.functions[FIND_OBJECTS_INIT] = (any_function)find_objects_init;
+    shim.functions[FIND_OBJECTS] = (any_function)find_objects;
     shim.functions[SIGN_INIT] = (any_function)sign_init;
     shim.functions[SIGN] = (any_function)sign;
 }

@@ -21,6 +21,7 @@ FAULTS = (
     "segfaults",
     "token_gone",
     "wrong_signature",
+    "empty_finds",
 )
 SEEN = ("sessions_opened", "logins", "sign_inits", "signs", "faults_made")
 _FIELDS = (*FAULTS, *SEEN)

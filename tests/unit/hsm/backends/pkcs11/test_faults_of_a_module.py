@@ -202,7 +202,7 @@ async def test_a_logout_is_followed_by_one_login(traffic: Traffic) -> None:
     assert not traffic.errors
 
 
-def test_a_logout_hides_no_keys(made: Made, tmp_path: Path) -> None:
+def test_neither_a_logout_nor_a_moment_hides_a_key(made: Made, tmp_path: Path) -> None:
     shim = Shim(tmp_path, made.token.module, made.token.environment, made.library)
     settings = TokenSettings(
         module=made.library,
@@ -217,6 +217,12 @@ def test_a_logout_hides_no_keys(made: Made, tmp_path: Path) -> None:
             assert isinstance(answer, KeysFound)
             assert [key.ski for key in answer.keys] == [made.key.ski]
             assert shim["logins"] == 1 + number
+        shim["empty_finds"] = 1
+        answer = worker.ask(ListKeys(id=0))
+        assert isinstance(answer, KeysFound)
+        assert len(answer.keys) == 1, "a key that is left out once is looked for again"
+        shim["empty_finds"] = EVER
+        assert worker.ask(ListKeys(id=0)) == KeysFound(id=5, keys=()), "twice, it is gone"
     shim.close()
 
 
