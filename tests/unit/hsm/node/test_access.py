@@ -140,6 +140,15 @@ def test_a_right_rule_has_no_problems() -> None:
     assert not list(rule_problems(AccessRule("*", ("*", "ski:" + "0f" * 20), ("*", "ed25519"))))
 
 
+attributes_of_keys = st.builds(
+    KeyAttributes,
+    purpose=st.sampled_from([Purpose.TLS_SERVER, Purpose.TLS_SERVER, Purpose.CA]),
+    state=st.sampled_from([KeyState.ACTIVE, KeyState.ACTIVE, KeyState.RETIRED]),
+    schemes=st.sampled_from([(), (), ("ecdsa_sha256", "rsa_pss_sha256")]),
+    not_after=st.sampled_from([None, None, NOW - HOUR, NOW + HOUR]),
+)
+
+
 @given(
     st.lists(
         st.builds(
@@ -147,21 +156,44 @@ def test_a_right_rule_has_no_problems() -> None:
             st.sampled_from([PROXY, "spiffe://*", "CN=?"]),
             st.tuples(st.sampled_from(["*", "www-*", "mail", "ski:" + "01" * 20])),
             st.tuples(st.sampled_from(["*", *(scheme.value for scheme in Scheme)])),
+            st.sampled_from([("tls-server",), ("tls-server",), ("ca", "general"), ("tls-server", "ca")]),
+            st.booleans(),
+            st.sampled_from([None, None, 5.0]),
         ),
         max_size=5,
     ),
     st.sampled_from([PROXY, "CN=a", "CN=ab", "spiffe://x"]),
     st.sampled_from(KEYS),
+    attributes_of_keys,
     st.sampled_from(list(Scheme)),
 )
-def test_allowed_is_exactly_what_one_rule_allows(
-    rules: list[AccessRule], client: str, key: KeyEntry, scheme: Scheme
+def test_allowed_is_exactly_what_one_rule_and_the_owner_allow(
+    rules: list[AccessRule], client: str, key: KeyEntry, attributes: KeyAttributes, scheme: Scheme
 ) -> None:
-    expected = any(
-        rule.covers_client(client) and rule.covers_key(key) and scheme in set(rule.allowed_schemes(key))
+    fitting = [
+        rule
         for rule in rules
-    )
-    assert AccessList(rules, HELD).grants_for(client).decide(key.ski, scheme).is_allowed == expected
+        if rule.covers_client(client)
+        and rule.covers_key(key)
+        and attributes.purpose.value in rule.purposes
+        and scheme in set(rule.allowed_schemes(key))
+    ]
+    is_active = attributes.state is KeyState.ACTIVE and (not attributes.schemes or scheme.value in attributes.schemes)
+    is_in_time = attributes.not_after is None or attributes.not_after >= NOW
+    held = [Held(other, attributes if other is key else ORDINARY) for other in KEYS]
+    grants = AccessList(rules, held).grants_for(client)
+    decision = grants.decide(key.ski, scheme)
+    expected = bool(fitting) and is_active
+    assert decision.is_allowed == expected
+    assert (decision.denial_at(NOW) is None) == (expected and is_in_time)
+    if expected and is_in_time:
+        assert key in grants.usable_keys(NOW)
+    if expected:
+        assert decision.key == key
+        assert (decision.digest_meters is not None) == any(rule.digests for rule in fitting)
+        assert set(decision.meters) == (set() if any(rule.max_rate is None for rule in fitting) else set(fitting))
+    else:
+        assert decision.sentence
 
 
 def decided(attributes: KeyAttributes, *rules: AccessRule, scheme: Scheme = Scheme.ECDSA_SHA256) -> Decision:

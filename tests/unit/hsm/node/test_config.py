@@ -90,6 +90,13 @@ def test_the_sample_says_what_the_defaults_are() -> None:
         ('keys = ["www-*"]', "keys = []", r"access\[0\]\.keys: expected array of length >= 1"),
         ('keys = ["www-*"]', 'keys = ["ski:12"]', r"access\[0\]\.keys: 'ski:12' is no SKI"),
         ('keys = ["www-*"]', 'keys = ["*"]\nschemes = ["rsa"]', r"access\[0\]\.schemes: 'rsa' is no scheme; choose of"),
+        (
+            'keys = ["www-*"]',
+            'keys = ["*"]\npurposes = ["web"]',
+            r"access\[0\]\.purposes: 'web' is no purpose of a key",
+        ),
+        ("digests = true", "digests = 1", r"access\[0\]\.digests: expected bool"),
+        ("digests = true", "max_rate = 0", r"access\[0\]\.max_rate: expected float > 0"),
         ('keys = ["www-*"]', 'keys = ["*"]\nschemes = []', r"access\[0\]\.schemes: is empty"),
         (
             'store = "vault.db"',
