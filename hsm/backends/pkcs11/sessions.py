@@ -174,7 +174,7 @@ class Session:
             try:
                 handle = self._state.handles.get(ski)
                 if handle is None:
-                    self._step(key)
+                    self._step(key, attempt)
                     continue
                 made = self._signed(handle, key, scheme, payload)
                 if self._handles_hold():
@@ -244,7 +244,7 @@ class Session:
             raise CryptokiError(rv, "C_Sign")
         return signature_of(scheme, ctypes.string_at(self._buffer, self._length.value), key.signature_bytes)
 
-    def _step(self, key: TokenKey) -> None:
+    def _step(self, key: TokenKey, attempt: Attempt) -> None:
         """One step towards the key's handle."""
         step = self._state.step(key.ski)
         if step is Step.OPEN:
@@ -254,15 +254,14 @@ class Session:
         elif step is Step.FIND:
             self._forget_stale_handles()
             handle = find_key(self._cryptoki, self._handle, key)
-            if handle is None:
-                raise self._not_found(key)
-            self._state.found(key.ski, handle)
-
-    def _not_found(self, key: TokenKey) -> Exception:
-        # A session without login sees no private keys, and says nothing.
-        if not self._token.login.holds_in(self._handle):
-            return CryptokiError(c.CKR_USER_NOT_LOGGED_IN, "C_FindObjects")
-        return Refused(Failure.KEY_GONE, f"the key {key.ski.hex()} is not in the token any more")
+            if handle is not None:
+                self._state.found(key.ski, handle)
+            elif not self._token.login.holds_in(self._handle):
+                # A session without login sees no private keys, and says nothing.
+                raise CryptokiError(c.CKR_USER_NOT_LOGGED_IN, "C_FindObjects")
+            # A token that is being changed may leave a key out for a moment (SoftHSM2 does): it is looked for twice.
+            elif not attempt.goes_on_after(Failure.KEY_GONE, self._state):
+                raise Refused(Failure.KEY_GONE, f"the key {key.ski.hex()} is not in the token any more")
 
     def _open(self) -> None:
         if self._handle:

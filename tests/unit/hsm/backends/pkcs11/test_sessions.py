@@ -143,6 +143,18 @@ def test_a_key_that_is_gone_is_not_found(play: Play) -> None:
     assert caught.value.failure is Failure.KEY_GONE
 
 
+def test_a_key_that_is_overlooked_once_is_looked_for_again(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
+    honest, answers = play.library.find, [[]]
+
+    def find(session: int, template: Any) -> list[int]:
+        return answers.pop() if answers else honest(session, template)
+
+    monkeypatch.setattr(play.library, "find", find)
+    play.library.log_out()  # forgets the handle
+    play.signs()
+    assert answers == []
+
+
 def test_another_sessions_login_makes_handles_worthless(play: Play) -> None:
     """Numbers of handles are used again after a login: an old one may be another key's."""
     other = Session(play.token)
