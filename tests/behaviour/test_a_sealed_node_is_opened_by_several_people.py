@@ -24,10 +24,12 @@ from hsm.shared import hardening
 from hsm.store.share_text import decode, encode
 from hsm.store.shares import Share, deal
 from hsm.wire.messages import Signed
-from hsm.wire.schemes import Scheme
+from hsm.wire.schemes import KeyType, Scheme
 from proxy.demo.processes import free_port
 from tests.support.node import PATIENCE_S, Link, NodeHome, make_home, until, verify
 from tests.support.softhsm import SoftToken
+from tests.support.token_home import make_token_home
+from tests.support.token_workers import token_workers_of
 
 START_S = 30.0
 PR_CAPBSET_DROP, CAP_SYS_PTRACE = 24, 19
@@ -256,23 +258,44 @@ async def test_the_memory_of_a_running_node_stays_off_the_swap_device(house: Hou
     node = await house.sealed()
     node.unseal("--share-file", house.share_files[0], "--share-file", house.share_files[1])
     await until(node.has("node_ready"), "node_ready", START_S)
-    pid = node.process.pid
+    assert_locked(node.process.pid)
+    assert not node.has("memory_not_locked")()
+
+
+@pytest.mark.skipif(not hardening._has_lock_capability(), reason="this user may not lock memory")
+async def test_the_memory_of_a_token_worker_stays_off_the_swap_device(tmp_path: Path) -> None:
+    """The process that holds the HSM's PIN and runs its maker's library."""
+    home = make_token_home(tmp_path, (KeyType.P256,))
+    log = tmp_path / "log"
+    command = (sys.executable, "-m", "hsm", "node", "run", "--config", str(home.write_config()))
+    with log.open("wb") as file:
+        process = await asyncio.create_subprocess_exec(*command, stderr=file)
+    try:
+        await until(lambda: b'"node_ready"' in log.read_bytes(), "node_ready", START_S)
+        (worker,) = token_workers_of(process.pid)
+        assert_locked(worker.pid)
+        assert re.search(r"^Max core file size\s+0\s+0\s", Path(f"/proc/{worker.pid}/limits").read_text(), re.M)
+    finally:
+        process.terminate()
+        await asyncio.wait_for(process.wait(), START_S)
+
+
+def assert_locked(pid: int) -> None:
+    """Whether nothing that a process writes to can be swapped out, and nothing was filled in advance."""
     sizes = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines() if "kB" in line)
     kib = {name: int(value.split()[0]) for name, value in sizes.items()}
     assert kib["VmLck"] > 0.9 * kib["VmSize"]
-    assert kib["VmRSS"] < kib["VmSize"]  # locked as it is used, not filled in advance
-    writable = re.compile(r"^[0-9a-f]+-[0-9a-f]+ rw")
+    assert kib["VmRSS"] < kib["VmSize"]
     flags: list[set[str]] = []
     is_writable = False
     for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():
-        if re.match(r"^[0-9a-f]+-[0-9a-f]+ ", line):
-            is_writable = bool(writable.match(line))
+        if area := re.match(r"^[0-9a-f]+-[0-9a-f]+ .(.)", line):
+            is_writable = area[1] == "w"
         elif is_writable and line.startswith("VmFlags:"):
             flags.append(set(line.split()[1:]))
     assert flags
     # proc(5): "lo" is a locked area. Buffers shared with the kernel (io, de) can't be locked, and are its own.
     assert [area for area in flags if not area & {"lo", "io", "de"}] == []
-    assert not node.has("memory_not_locked")()
 
 
 async def test_a_key_in_an_hsm_opens_a_node_without_people(house: House) -> None:
