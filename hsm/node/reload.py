@@ -73,7 +73,8 @@ class Reload:
             applied = tuple(name for name in LIVE if any(_is_within(field, name) for field in changed))
             needs_restart = tuple(field for field in changed if not any(_is_within(field, name) for name in LIVE))
             self._running = _with_live_part(self._running, config)
-            self._apply(self._running)
+            if applied:
+                self._apply(self._running)
         self._log.info("reloaded", applied=applied, needs_restart=needs_restart)
         return Reloaded(applied, needs_restart)
 

@@ -59,8 +59,12 @@ async def test_what_took_effect_and_what_needs_a_restart_is_said(
 ) -> None:
     running = Running(home)
     assert await running.with_text(old, new) == Reloaded(applied, needs_restart)
-    [config] = running.applied
-    assert (config == running.config) is not bool(applied), "what needs a restart is not part of what is applied"
+    assert len(running.applied) == bool(applied)
+    text = running.path.read_text()
+    for config in running.applied:
+        assert config != running.config
+        assert config.log.format == running.config.log.format, "what needs a restart is not part of what is applied"
+        assert ("[log]" in text) == (config.log.level == "debug")
     assert (await running.reload.reload()).applied == ()
     assert (await running.reload.reload()).needs_restart == needs_restart, "said until the node is restarted"
 
