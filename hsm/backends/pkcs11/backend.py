@@ -217,6 +217,8 @@ class Pkcs11Backend:
     # listings
 
     def _opened(self, opened: Opened) -> None:
+        if self._found.keys() - {key.ski for key in opened.keys}:
+            self._is_listing_wanted = True  # a token that is just coming back may not show everything yet
         self._about = {"label": opened.token, "serial": opened.serial, "library": opened.library}
         self._take_up(self._next_listing(), KeysFound(id=0, keys=opened.keys, left_out=opened.left_out))
 

@@ -193,6 +193,20 @@ async def test_a_key_that_is_gone_is_looked_for(tmp_path: Path) -> None:
     await rig.backend.stop()
 
 
+async def test_keys_that_are_missing_after_an_opening_are_looked_for_again(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, rescan_interval_s=3600.0)
+    await rig.backend.start()
+    await rig.refresh()
+    rig.token.say(sign="crash", keys=[])
+    await rig.sign()
+    await until(lambda: rig.backend.details()["openings"] == 2, "the token is open again")
+    assert rig.labels() == []
+    rig.token.say(sign="ok", keys=["www"])
+    await rig.refresh()
+    assert rig.labels() == ["www"]
+    await rig.backend.stop()
+
+
 async def test_threads_may_ask_the_running_worker(rig: Rig) -> None:
     answer = await rig.calls.run(lambda: rig.backend.ask(ListKeys(id=0)))
     assert isinstance(answer, KeysFound)
