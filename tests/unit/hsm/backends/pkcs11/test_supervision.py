@@ -512,6 +512,7 @@ class AnyLife(RuleBasedStateMachine):
     def time_passes(self, seconds: float) -> None:
         self.now += seconds
         self.carry_out(self.machine.tick(self.now))
+        assert all(request.deadline > self.now for request in self.machine._requests.values()), "one is late"
 
     @rule(mark=st.sampled_from([PIN, OTHER]))
     def the_pin_is_changed(self, mark: bytes) -> None:
