@@ -37,8 +37,7 @@ class WorkerProcess:
                 self._process = subprocess.Popen(
                     command(theirs.fileno()),
                     stdin=subprocess.DEVNULL,
-                    # What the library prints goes where the node's own lines go: standard error.
-                    stdout=sys.__stderr__.fileno() if sys.__stderr__ is not None else subprocess.DEVNULL,
+                    stdout=_standard_error(),
                     env=_environment(environment),
                     pass_fds=(theirs.fileno(),),
                     close_fds=True,
@@ -97,6 +96,14 @@ def how_it_ended(status: int) -> str:
     except ValueError:
         name = f"signal {-status}"
     return f"the token's process was ended by {name}"
+
+
+def _standard_error() -> int:
+    """What the library prints goes where the node's own lines go, if they go anywhere."""
+    try:
+        return sys.__stderr__.fileno() if sys.__stderr__ is not None else subprocess.DEVNULL
+    except (OSError, ValueError):
+        return subprocess.DEVNULL
 
 
 def _environment(own: Mapping[str, str]) -> dict[str, str]:

@@ -9,6 +9,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -48,6 +49,20 @@ def test_a_worker_has_the_environment_that_it_is_given(monkeypatch: pytest.Monke
     assert set(environment) <= {
         "PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "PYTHONPATH", "SOFTHSM2_CONF"
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("closed", [False, True])
+def test_what_a_library_prints_goes_to_standard_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, closed: bool
+) -> None:
+    with (tmp_path / "err").open("w") as standard_error:
+        monkeypatch.setattr(sys, "__stderr__", standard_error)
+        if closed:
+            standard_error.close()
+        worker = WorkerProcess({}, command=python("print('the library says hello')"))
+        with worker.connection:
+            assert worker.wait(10)
+    assert (tmp_path / "err").read_text() == ("" if closed else "the library says hello\n")
 
 
 def test_the_worker_is_this_python_and_nothing_of_the_current_folder() -> None:
