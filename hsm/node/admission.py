@@ -76,12 +76,18 @@ class Lane:
 
     `is_serial` is for work inside the event loop: what else the loop does between two runs of signatures then counts
     as time per signature, because that is what the next in the queue will see. The caller ends a run with `settle`.
+
+    `ahead` tickets more than there are places may be taken, so that a thread that is done finds its next work at hand;
+    who takes tickets ahead tells `finish` how long the work itself took.
     """
 
-    def __init__(self, places: int, queue_limit: int, *, is_serial: bool = False, service_s: float = 0.001) -> None:
-        if places < 1 or queue_limit < 0:
+    def __init__(
+        self, places: int, queue_limit: int, *, ahead: int = 0, is_serial: bool = False, service_s: float = 0.001
+    ) -> None:
+        if places < 1 or queue_limit < 0 or ahead < 0:
             raise ValueError("a lane needs a place, and its queue can't be negative")
         self.places = places
+        self._most_taken = places + ahead
         self.queue_limit = queue_limit
         self._is_serial = is_serial
         self._service_s = service_s
@@ -95,18 +101,18 @@ class Lane:
 
     @property
     def queued(self) -> int:
-        """Tickets that wait."""
-        return len(self._queue)
+        """Tickets that wait, also those that were taken ahead."""
+        return len(self._queue) + max(0, len(self._occupied) - self.places)
 
     @property
     def occupied(self) -> int:
         """Places where work goes on, abandoned work included."""
-        return len(self._occupied)
+        return min(len(self._occupied), self.places)
 
     @property
     def abandoned(self) -> int:
         """Places held by work nobody waits for."""
-        return sum(ticket.state is TicketState.ABANDONED for ticket in self._occupied)
+        return min(sum(ticket.state is TicketState.ABANDONED for ticket in self._occupied), self.places)
 
     @property
     def service_s(self) -> float:
@@ -126,7 +132,7 @@ class Lane:
             wait_s = self.estimated_wait_s() * WAIT_MARGIN
             if is_full or now + wait_s + self._service_s > ticket.deadline:
                 ticket.state = TicketState.ENDED
-                return Refusal(is_full, self._retry_after_s(), len(self._queue))
+                return Refusal(is_full, self._retry_after_s(), self.queued)
         self._queue[ticket] = None
         if not self._is_serial:
             # A serial lane is looked at many times a second by `take`; threads may hang, so these need a timer.
@@ -138,7 +144,7 @@ class Lane:
 
         Its deadline may have passed; the caller looks, and then gives it back with `release`.
         """
-        if not self._queue or len(self._occupied) >= self.places:
+        if not self._queue or len(self._occupied) >= self._most_taken:
             return None
         ticket, _ = self._queue.popitem(last=False)
         ticket.state = TicketState.RUNNING
@@ -146,13 +152,16 @@ class Lane:
         self._occupied.add(ticket)
         return ticket
 
-    def finish(self, ticket: Ticket, now: float) -> bool:
-        """Its work ended, well or not; gives the place back. False where nobody waits for the result any more."""
+    def finish(self, ticket: Ticket, now: float, took_s: float | None = None) -> bool:
+        """Its work ended, well or not; gives the place back. False where nobody waits for the result any more.
+
+        `took_s` is what the work took; by default, the time since the ticket was taken.
+        """
         self._occupied.discard(ticket)
         is_open = ticket.state is TicketState.RUNNING
         ticket.state = TicketState.ENDED
         if not self._is_serial:
-            self._learn(now - ticket.started, EWMA_WEIGHT)
+            self._learn(now - ticket.started if took_s is None else took_s, EWMA_WEIGHT)
         else:
             if not self._run_count:
                 self._run_began = max(ticket.arrived, self._settled_at)

@@ -63,6 +63,7 @@ class SignTicket(Ticket):
         "client",
         "count",
         "error",
+        "has_begun",
         "key",
         "lane",
         "payload",
@@ -85,6 +86,8 @@ class SignTicket(Ticket):
         self.lane = key.runner.lane
         self.count = key.count
         self.token = key.token.name
+        self.has_begun = False
+        """The token has it; it can't be stopped any more."""
         self.sign_s = 0.0
         self.signature: bytes | None = None
         self.error: BackendError | None = None

@@ -21,6 +21,9 @@ from hsm.shared.logs import get_logger
 from hsm.wire.errors import ErrorCode
 
 MAX_TICK_S = 0.05
+AHEAD_PER_THREAD = 4
+PATIENCE_S = 0.001
+"""Longest time an answer waits for others to leave with it, while the threads have more to sign."""
 LOOP_SERVICE_S = 0.0001
 TOO_LONG = "the token took too long"
 LATE_IN_QUEUE = "the deadline passed in the queue"
@@ -203,8 +206,7 @@ class _TimedRunner:
         now = self._clock()
         for ticket in self.lane.expire(now):
             assert isinstance(ticket, SignTicket)
-            is_running = ticket.state is TicketState.ABANDONED
-            self._ends.came_late(ticket, TOO_LONG if is_running else LATE_IN_QUEUE)
+            self._ends.came_late(ticket, TOO_LONG if ticket.has_begun else LATE_IN_QUEUE)
         self._set_timer(now)
 
     def _stop_timer(self) -> None:
@@ -214,13 +216,19 @@ class _TimedRunner:
 
 
 class ThreadRunner(_TimedRunner):
-    """Signs one token's dear keys, in threads of its own."""
+    """Signs one token's dear keys, in threads of its own.
+
+    Its lane takes tickets ahead, `AHEAD_PER_THREAD`: a thread that is done goes on at once, and answers leave together.
+    """
 
     def __init__(
         self, backend: Backend, lane: Lane, loop: asyncio.AbstractEventLoop, clock: Callable[[], float], ends: Ends
     ) -> None:
         super().__init__(lane, loop, clock, ends)
-        self._threads: SigningThreads[SignTicket] = SigningThreads(lane.places, partial(sign_now, backend), self._wake)
+        self._backend = backend
+        self._threads: SigningThreads[SignTicket] = SigningThreads(
+            lane.places, self._work, self._wake, patience_s=PATIENCE_S
+        )
 
     def stop(self, timeout_s: float) -> bool:
         """Ends the threads; False where one hangs in the backend for longer than `timeout_s`."""
@@ -229,6 +237,12 @@ class ThreadRunner(_TimedRunner):
 
     def _begin(self, ticket: SignTicket) -> None:
         self._threads.give(ticket)
+
+    def _work(self, ticket: SignTicket) -> None:
+        """In a signing thread."""
+        if ticket.state is TicketState.RUNNING:  # else nobody waits for it any more
+            ticket.has_begun, ticket.started = True, self._clock()
+            sign_now(self._backend, ticket)
 
     def _wake(self) -> None:
         """In a signing thread: results wait."""
@@ -241,7 +255,9 @@ class ThreadRunner(_TimedRunner):
     def _collect(self) -> None:
         now = self._clock()
         for ticket in self._threads.collect():
-            if self.lane.finish(ticket, now):
+            if not ticket.has_begun:
+                self.lane.release(ticket)
+            elif self.lane.finish(ticket, now, ticket.sign_s):
                 self._ends.answered(ticket)
         self._start(now)
 
@@ -270,6 +286,7 @@ class AwaitedRunner(_TimedRunner):
         return True
 
     def _begin(self, ticket: SignTicket) -> None:
+        ticket.has_begun = True
         on_signed = partial(self._on_signed, ticket, time.perf_counter())
         try:
             self._backend.begin(ticket.key.ski, ticket.scheme, ticket.payload, on_signed)

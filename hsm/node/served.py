@@ -11,7 +11,7 @@ from hsm.backends.base import KeyHolder
 from hsm.node.admission import Lane
 from hsm.node.observe import LaneName, LaneStatus, TokenStatus
 from hsm.node.opening.opened import OpenToken
-from hsm.node.runners import AwaitedRunner, Ends, LoopTurns, Runner, ThreadRunner
+from hsm.node.runners import AHEAD_PER_THREAD, AwaitedRunner, Ends, LoopTurns, Runner, ThreadRunner
 from hsm.node.usage import KeyCount, UsageCounts
 from hsm.wire.messages import KeyEntry
 
@@ -33,15 +33,16 @@ class ServedToken:
         self.runners: dict[LaneName, Runner]
         self.key_count = 0
         """Keys it signs with; those that an earlier token holds too are not counted."""
-        lane = Lane(token.places, token.queue)
         if token.backend is not None:
             self.holder = token.backend
+            lane = Lane(token.places, token.queue, ahead=AHEAD_PER_THREAD * token.places)
             self.runners = {
                 LaneName.CHEAP: turns.runner(token.backend, token.loop_queue),
                 LaneName.DEAR: ThreadRunner(token.backend, lane, loop, clock, ends),
             }
         elif token.awaited is not None:
             self.holder = token.awaited
+            lane = Lane(token.places, token.queue)
             self.runners = {LaneName.AWAITED: AwaitedRunner(token.awaited, lane, loop, clock, ends)}
         else:
             raise ValueError(f"token {token.name!r} has no backend")

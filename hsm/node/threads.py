@@ -7,6 +7,7 @@ are daemons on purpose: one that hangs inside a token must not keep the process 
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from queue import SimpleQueue
@@ -19,14 +20,17 @@ Work = Callable[[T], None]
 class SigningThreads(Generic[T]):
     """`count` threads that call `work(item)` for each item given; `work` keeps its result in the item, never raises.
 
-    `wake` is called in a thread when finished items wait and none waited before; it must schedule `collect` in the
+    `wake` is called in a thread when finished items wait and the loop does not know; it must schedule `collect` in the
     event loop and be safe to call from threads (`loop.call_soon_threadsafe`). One wake-up serves all items that are
-    finished until the loop comes round.
+    finished until the loop comes round. While there is more to do, finished items may wait up to `patience_s` for
+    others, so that one turn of the loop and one write to a client serve several; the last one always wakes the loop.
     """
 
-    def __init__(self, count: int, work: Work[T], wake: Callable[[], None]) -> None:
+    def __init__(self, count: int, work: Work[T], wake: Callable[[], None], *, patience_s: float = 0.0) -> None:
         self._work = work
         self._wake = wake
+        self._patience_s = patience_s
+        self._since = 0.0
         self._todo: SimpleQueue[T | None] = SimpleQueue()
         self._done: deque[T] = deque()
         self._lock = threading.Lock()
@@ -51,6 +55,7 @@ class SigningThreads(Generic[T]):
 
     def stop(self, timeout_s: float) -> bool:
         """Ends the threads once they are done with what they were given; False where one still hangs after that."""
+        self._patience_s = 0.0
         for _ in self._threads:
             self._todo.put(None)
         share_s = timeout_s / max(1, len(self._threads))
@@ -62,7 +67,17 @@ class SigningThreads(Generic[T]):
         while (item := self._todo.get()) is not None:
             self._work(item)
             with self._lock:
-                self._done.append(item)
-                must_wake, self._is_woken = not self._is_woken, True
+                must_wake = self._must_wake(item)
             if must_wake:
                 self._wake()
+
+    def _must_wake(self, item: T) -> bool:
+        """Adds a finished item; whether it is time to tell the loop."""
+        now = time.monotonic()
+        if not self._done:
+            self._since = now
+        self._done.append(item)
+        if self._is_woken or (not self._todo.empty() and now - self._since < self._patience_s):
+            return False
+        self._is_woken = True
+        return True

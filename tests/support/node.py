@@ -128,6 +128,8 @@ class FakeBackend:
         """Dear signatures wait for it; set unless a test clears it."""
         self.gate.set()
         self.failure: Exception | None = None
+        self.begun = 0
+        """Dear signatures that a thread has come to."""
         self.signed = 0
         self.attributes: dict[bytes, KeyAttributes] = {}
         self.delay_s = 0.0
@@ -143,6 +145,7 @@ class FakeBackend:
 
     def sign(self, ski: bytes, scheme: Scheme, payload: bytes) -> bytes:
         if self.cost(ski) == "dear":
+            self.begun += 1
             assert self.gate.wait(PATIENCE_S)
         if self.delay_s:
             time.sleep(self.delay_s)

@@ -35,6 +35,21 @@ def test_places_are_taken_in_order_of_arrival_and_no_more_than_there_are() -> No
     assert lane.take(0.1) is tickets[2]
 
 
+def test_tickets_taken_ahead_wait_and_count_against_the_queue() -> None:
+    lane = Lane(1, 3, ahead=2, service_s=0.001)
+    tickets = [Ticket(0.0, 10.0) for _ in range(5)]
+    assert all(lane.offer(ticket, 0.0) is None for ticket in tickets[:4])
+    taken = [lane.take(0.0) for _ in range(4)]
+    assert taken == [*tickets[:3], None], "one at work, two ahead"
+    assert (lane.occupied, lane.queued) == (1, 3)
+    refusal = lane.offer(tickets[4], 0.0)
+    assert refusal is not None
+    assert (refusal.is_full, refusal.queue_depth) == (True, 3)
+    assert lane.finish(tickets[0], 0.5, took_s=0.001)
+    assert lane.service_s == 0.001, "the work took a millisecond, whenever it was begun"
+    assert lane.take(0.5) is tickets[3]
+
+
 def test_a_full_queue_says_busy_with_a_hint() -> None:
     lane = Lane(1, 2, service_s=0.010)
     fill(lane, 1)

@@ -49,3 +49,28 @@ def test_a_hanging_thread_does_not_hold_up_the_stop() -> None:
     assert time.monotonic() - begin < 1.0
     release.set()
     assert threads.stop(PATIENCE_S)
+
+
+def test_results_wait_for_others_while_there_is_more_to_do_but_not_for_long() -> None:
+    wakes: list[int] = []
+    gates = [threading.Event() for _ in range(4)]
+    patience_s = 0.2
+    threads: SigningThreads[int] = SigningThreads(
+        1, lambda number: gates[number].wait(PATIENCE_S), lambda: wakes.append(len(wakes)), patience_s=patience_s
+    )
+    for number in range(4):
+        threads.give(number)
+    gates[0].set()
+    gates[1].set()
+    time.sleep(patience_s)  # the time itself is what is tested: after it, the next result must not wait any longer
+    assert wakes == []
+    gates[2].set()
+    deadline = time.monotonic() + PATIENCE_S
+    while not wakes and time.monotonic() < deadline:
+        time.sleep(0.001)
+    assert wakes == [0]
+    assert threads.collect() == [0, 1, 2]
+    gates[3].set()
+    assert threads.stop(PATIENCE_S)
+    assert wakes == [0, 1], "the last one wakes the loop at once"
+    assert threads.collect() == [3]
