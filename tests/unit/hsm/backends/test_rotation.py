@@ -41,8 +41,9 @@ def labels(admin: VaultAdmin) -> list[str]:
 
 @pytest.mark.parametrize("type_", [KeyType.P256, KeyType.P384, KeyType.ED25519, KeyType.RSA_2048])
 def test_a_successor_is_made_certified_and_takes_over(admin: VaultAdmin, type_: KeyType) -> None:
-    old = admin.generate(type_, "www", KeyAttributes(max_rate=9.0, not_after=NOW + timedelta(days=10)))
-    done = rotate(admin, "www", NOW, SITE, quiet_s=60.0)
+    now = datetime.now(UTC)  # keys are created by the clock
+    old = admin.generate(type_, "www", KeyAttributes(max_rate=9.0, not_after=now + timedelta(days=10)))
+    done = rotate(admin, "www", now, SITE, quiet_s=60.0)
     assert (done.successor.label, done.successor.type) == ("www-2", type_)
     assert done.successor.attributes.max_rate == 9.0
     assert done.old == admin.get("www")
@@ -50,12 +51,12 @@ def test_a_successor_is_made_certified_and_takes_over(admin: VaultAdmin, type_: 
     request = x509.load_pem_x509_csr(done.csr)
     assert request.is_signature_valid
     assert x509.SubjectKeyIdentifier.from_public_key(request.public_key()).digest == done.successor.ski
-    admin.add_usage("n", {old.ski: Usage(5, NOW), done.successor.ski: Usage(1, NOW)})
-    assert run_due(admin, NOW + timedelta(seconds=30)) == []
-    (sentence,) = run_due(admin, NOW + timedelta(seconds=90))
+    admin.add_usage("n", {old.ski: Usage(5, now), done.successor.ski: Usage(1, now)})
+    assert run_due(admin, now + timedelta(seconds=30)) == []
+    (sentence,) = run_due(admin, now + timedelta(seconds=90))
     assert sentence.startswith("retired key 'www' ")
     assert admin.get("www").attributes.state is KeyState.RETIRED
-    again = rotate(admin, "www-2", NOW, SITE, quiet_s=60.0)
+    again = rotate(admin, "www-2", now, SITE, quiet_s=60.0)
     assert again.successor.label == "www-3"
 
 
@@ -109,6 +110,7 @@ def test_the_more_keys_there_are_the_longer_the_quiet_must_be(admin: VaultAdmin)
 
 
 def test_a_key_of_an_hsm_lives_the_same_life(tmp_path: Path) -> None:
+    now = datetime.now(UTC)  # keys are created by the clock
     token = SoftToken(tmp_path).init()
     settings = TokenSettings(
         module=Path(token.module),
@@ -119,18 +121,18 @@ def test_a_key_of_an_hsm_lives_the_same_life(tmp_path: Path) -> None:
     with BlockingWorker.open(settings) as running:
         admin = Pkcs11Admin(settings, Book(tmp_path / "hsm.book"), running=running)
         old = admin.generate(KeyType.P256, "www", KeyAttributes(max_rate=5.0))
-        done = rotate(admin, "www", NOW, SITE, quiet_s=60.0)
+        done = rotate(admin, "www", now, SITE, quiet_s=60.0)
         request = x509.load_pem_x509_csr(done.csr)
         assert request.is_signature_valid
         assert x509.SubjectKeyIdentifier.from_public_key(request.public_key()).digest == done.successor.ski
         assert (done.successor.label, done.successor.attributes) == ("www-2", KeyAttributes(max_rate=5.0))
-        admin.add_usage("n", {old.ski: Usage(5, NOW), done.successor.ski: Usage(1, NOW)})
-        assert run_due(admin, NOW + timedelta(seconds=30)) == []
-        assert len(run_due(admin, NOW + timedelta(seconds=90))) == 1
+        admin.add_usage("n", {old.ski: Usage(5, now), done.successor.ski: Usage(1, now)})
+        assert run_due(admin, now + timedelta(seconds=30)) == []
+        assert len(run_due(admin, now + timedelta(seconds=90))) == 1
         assert admin.get("www").attributes.state is KeyState.RETIRED
-        admin.change("www", lambda record: scheduled(record, NOW, timedelta(hours=1)))
-        assert run_due(admin, NOW + timedelta(minutes=59)) == []
-        (sentence,) = run_due(admin, NOW + timedelta(hours=1))
+        admin.change("www", lambda record: scheduled(record, now, timedelta(hours=1)))
+        assert run_due(admin, now + timedelta(minutes=59)) == []
+        (sentence,) = run_due(admin, now + timedelta(hours=1))
         assert sentence.startswith("destroyed key 'www' ")
         assert [record.label for record in admin.list()] == ["www-2"]
         assert set(admin.usage()) == {done.successor.ski}
