@@ -20,6 +20,7 @@ from hsm.backends.pkcs11.objects import (
     certificate_key,
     companions,
     find_key,
+    list_keys,
     private_template,
     public_key_of,
     read_key,
@@ -82,10 +83,9 @@ def import_key(cryptoki: Cryptoki, session: int, pkcs8: bytes, label: str) -> To
     name = check_label(label)
     parts = parts_of(pkcs8)
     shared: Template = {c.CKA_LABEL: name, c.CKA_ID: parts.public_key.ski}
-    for handle in cryptoki.find(session, private_template(ObjectMatch())):
-        with contextlib.suppress(Unusable):
-            if (there := read_key(cryptoki, session, handle)).ski == parts.public_key.ski:
-                raise Refused(Failure.INVALID, f'the token has this key already, with the label "{there.found.label}"')
+    for there in list_keys(cryptoki, session, ObjectMatch()).keys:
+        if there.ski == parts.public_key.ski:
+            raise Refused(Failure.INVALID, f'the token has this key already, with the label "{there.found.label}"')
     _refuse_taken(cryptoki, session, label)
     private: Template = {c.CKA_CLASS: c.CKO_PRIVATE_KEY, **parts.private, **shared, **_KEPT}
     public: Template = {

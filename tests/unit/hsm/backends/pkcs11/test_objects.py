@@ -11,7 +11,7 @@ from cryptography.x509 import SubjectKeyIdentifier
 from hsm.backends.pkcs11 import constants as c
 from hsm.backends.pkcs11.cryptoki import Cryptoki
 from hsm.backends.pkcs11.messages import ObjectMatch
-from hsm.backends.pkcs11.objects import Listing, find_key, list_keys
+from hsm.backends.pkcs11.objects import FEW, Listing, find_key, list_keys
 from hsm.backends.pkcs11.structures import Template
 from hsm.wire.schemes import KeyType
 from tests.support.fake_cryptoki import P256_PARAMETERS, FakeCryptoki, certificate, point_of
@@ -156,6 +156,36 @@ def test_the_same_key_twice_is_listed_once(place: Place) -> None:
     listing = place.list()
     assert len(listing.keys) == 1
     assert "twice" in listing.left_out[0]
+
+
+def test_two_private_keys_of_one_id_and_one_public_key_can_not_be_told_apart(place: Place) -> None:
+    """Whichever the public key belongs to: a signature might be the other one's."""
+    key = place.library.add_p256("web", b"\1")
+    (found,) = place.list().keys
+    place.private("stranger", b"\1")
+    listing = place.list()
+    assert listing.keys == ()
+    assert "one public key for both" in listing.left_out[0]
+    assert find_key(place.cryptoki, place.session, found) is None, "nor when it has come since the listing"
+    assert found.ski == ski(key)
+
+
+@pytest.mark.parametrize("identifier", [True, False])
+def test_a_token_with_many_keys_is_searched_a_few_times_only(place: Place, *, identifier: bool) -> None:
+    """Each search looks at every object: one for each of a thousand keys takes SoftHSM2 40 s."""
+    keys = {}
+    for number in range(3 * FEW):
+        label = f"web-{number}"
+        keys[label] = ski(place.library.add_p256(label, bytes((number,)) if identifier else b""))
+    alone = generate_private_key(SECP256R1())
+    place.private("certified", b"cert")
+    place.library.add(c.CKO_CERTIFICATE, {c.CKA_ID: b"cert", c.CKA_VALUE: certificate(alone)})
+    place.private("", b"")
+    place.library.calls.clear()
+    listing = place.list()
+    assert {found.found.label: found.ski for found in listing.keys} == {**keys, "certified": ski(alone)}
+    assert len(listing.left_out) == 1
+    assert place.library.calls.count("C_FindObjectsInit") <= 3
 
 
 def test_keys_are_chosen_by_label_or_id(place: Place) -> None:
