@@ -2,8 +2,10 @@
 
 A key that only signs TLS signs two forms of message. In TLS 1.3 it is the input of a server's CertificateVerify
 (RFC 8446 4.4.3): 64 spaces, "TLS 1.3, server CertificateVerify", a zero byte, and a transcript hash. In TLS 1.2 it is
-the input of a ServerKeyExchange (RFC 8422 5.4): both randoms, a named curve, and the server's point on it. Neither is
-the beginning of a certificate, a token or a program, and no other message is let through.
+the input of a ServerKeyExchange (RFC 8422 5.4): both randoms, a named curve, and the server's point on it. No other
+message is let through. The second form leaves most of its bytes to whoever asks: a whole certificate fits into it, with
+the curve in the middle of a name. So what can be read as what certificates, revocation lists or CMS sign is refused,
+though it has this form; a genuine handshake looks so once in some thousand million times, by chance.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from hsm.node.asn1_look import is_signed_structure
 from hsm.wire.schemes import KeyFamily, KeyType, Scheme
 
 PADDING = b" " * 64
@@ -55,6 +58,7 @@ class Refusal(StrEnum):
     TRAILING_BYTES = "trailing_bytes"
     POINT_FORM = "point_form"
     POINT_NOT_ON_CURVE = "point_not_on_curve"
+    ALSO_ASN1 = "also_asn1"
 
     @property
     def sentence(self) -> str:
@@ -78,6 +82,7 @@ _SENTENCES = {
     Refusal.TRAILING_BYTES: "bytes follow the point of the TLS 1.2 ServerKeyExchange",
     Refusal.POINT_FORM: "the point of the TLS 1.2 ServerKeyExchange is not in uncompressed form",
     Refusal.POINT_NOT_ON_CURVE: "the point of the TLS 1.2 ServerKeyExchange is not on its curve",
+    Refusal.ALSO_ASN1: "the TLS 1.2 ServerKeyExchange can be read as part of a certificate, too",
 }
 
 
@@ -150,6 +155,8 @@ def _key_exchange(message: bytes) -> TlsMessage | Refusal:
             return Refusal.POINT_FORM
         if not _is_on(curve, message[_HEADER + 1 :]):
             return Refusal.POINT_NOT_ON_CURVE
+    if is_signed_structure(message):
+        return Refusal.ALSO_ASN1
     return TlsMessage.SERVER_KEY_EXCHANGE
 
 

@@ -31,3 +31,30 @@ def key_exchange(curve: int = 29, *, point: bytes | None = None, randoms: bytes 
     """TLS 1.2: what a server signs of its ServerKeyExchange."""
     point = point_on(curve) if point is None else point
     return randoms + b"\x03" + curve.to_bytes(2, "big") + bytes([len(point)]) + point
+
+
+def element(tag: int, *parts: bytes) -> bytes:
+    """DER (X.690 8.1) of up to 127 bytes of content."""
+    content = b"".join(parts)
+    return bytes((tag, len(content))) + content
+
+
+def forged_certificate() -> bytes:
+    """What is signed of a certificate for somebody's Ed25519 key, and at once of a TLS 1.2 handshake with x448."""
+    algorithm = element(0x30, bytes.fromhex("06082a8648ce3d040302"))  # ecdsa-with-SHA256
+    validity = element(0x30, element(0x17, b"250101000000Z"), element(0x17, b"350101000000Z"))
+    name = element(0x0C, b"\x03" + (30).to_bytes(2, "big") + bytes((56,)) + b"evil.example")
+    subject = element(0x30, element(0x31, element(0x30, bytes.fromhex("0603550403"), name)))
+    key = element(0x30, element(0x30, bytes.fromhex("06032b6570")), element(0x03, b"\0" + b"k" * 32))
+    return element(0x30, b"\x02\x01\x01", algorithm, element(0x30), validity, subject, key)
+
+
+def forged_attributes() -> bytes:
+    """What is signed of a CMS message (RFC 5652 5.4), and at once of a TLS 1.2 handshake with x448."""
+    kind = element(
+        0x30, bytes.fromhex("06092a864886f70d010903"), element(0x31, bytes.fromhex("06092a864886f70d010701"))
+    )
+    digest = element(0x30, bytes.fromhex("06092a864886f70d010904"), element(0x31, element(0x04, b"d" * 32)))
+    curve = b"\x03" + (30).to_bytes(2, "big") + bytes((56,))
+    free = element(0x30, bytes.fromhex("0603550403"), element(0x31, element(0x04, bytes(25), curve, bytes(7))))
+    return element(0x31, kind, free, digest)

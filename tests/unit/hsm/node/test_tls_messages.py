@@ -9,13 +9,23 @@ from hypothesis import strategies as st
 
 from hsm.node.tls_messages import Refusal, TlsMessage, check
 from hsm.wire.schemes import KeyFamily, KeyType, Scheme
-from tests.support.tls_messages import NIST, OPAQUE, certificate_verify, key_exchange, point_on
+from tests.support.tls_messages import (
+    NIST,
+    OPAQUE,
+    certificate_verify,
+    forged_attributes,
+    forged_certificate,
+    key_exchange,
+    point_on,
+)
 
 VERIFY, EXCHANGE = TlsMessage.CERTIFICATE_VERIFY, TlsMessage.SERVER_KEY_EXCHANGE
 P256 = (Scheme.ECDSA_SHA256, KeyType.P256)
 RSA = (Scheme.RSA_PSS_SHA256, KeyType.RSA_2048)
 POINTS = {curve: tuple(point_on(curve) for _ in range(3)) for curve in (*NIST, *OPAQUE)}
 FIXED = 64 + len("TLS 1.3, server CertificateVerify") + 1
+
+FORGERIES = [forged_attributes(), forged_certificate()]
 
 pairs = st.tuples(st.sampled_from(list(Scheme)), st.sampled_from(list(KeyType)))
 fitting = pairs.filter(lambda pair: pair[0].family is pair[1].family)
@@ -201,6 +211,13 @@ def test_tls13_allows_its_own_schemes_only(scheme: Scheme, digest: str) -> None:
 def test_each_reason_is_its_own(message: bytes, reason: Refusal) -> None:
     assert check(message, *P256) is reason
     assert check(message, *RSA) is reason
+
+
+@pytest.mark.parametrize("message", FORGERIES)
+def test_a_certificate_in_the_form_of_a_tls12_message_is_refused(message: bytes) -> None:
+    """Found by trying: each of these has the right length, the curve in its place, and is a certificate's."""
+    assert is_exchange(message, *P256)
+    assert check(message, *P256) is Refusal.ALSO_ASN1
 
 
 def test_every_reason_has_its_sentence() -> None:
