@@ -156,7 +156,7 @@ def _note(problems: Problems, message: str, data: dict[str, Any], type_: type[An
         path += (unknown["name"],)
         problems.add(path, _unknown_sentence(unknown["name"], _field_names(type_, path[:-1], data)))
         return _drop(data, path, is_required=False)
-    problems.add(path, _wrong_value_sentence(what, _value_at(data, path)))
+    problems.add(path, _wrong_value_sentence(what, _value_at(data, path), _choices(type_, path, data)))
     return _drop(data, path, is_required=_is_required(type_, path, data))
 
 
@@ -171,7 +171,11 @@ def _unknown_sentence(name: str, known: list[str]) -> str:
     return f"unknown key; known here: {', '.join(sorted(known))}" if known else "unknown key; remove it"
 
 
-def _wrong_value_sentence(what: str, value: object) -> str:
+def _wrong_value_sentence(what: str, value: object, choices: list[str]) -> str:
+    if choices and isinstance(value, str):
+        near = difflib.get_close_matches(value, choices, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        return f"{value[:60]!r} is none of {', '.join(choices)}{hint or '; choose one of them'}"
     shown = repr(value) if isinstance(value, bool | int | float) or (isinstance(value, str) and len(value) < 60) else ""
     return f"{what[:1].lower()}{what[1:].replace('`', '')}{f' (found {shown})' if shown else ''}; correct the value"
 
@@ -199,16 +203,38 @@ def _struct_at(type_: type[Any], path: toml_lines.Path, data: Any) -> msgspec.in
 
     Where several structs are possible, the tag in `data` says which one is meant.
     """
-    node = _resolved(msgspec.inspect.type_info(type_), data)
+    node = _resolved(_type_at(type_, path, data), _value_at(data, path))
+    return node if isinstance(node, msgspec.inspect.StructType) else None
+
+
+def _type_at(type_: type[Any], path: toml_lines.Path, data: Any) -> Any:
+    """The description of whatever is at `path`, with its constraints and alternatives."""
+    node: Any = msgspec.inspect.type_info(type_)
     for step in path:
-        data = _value_at(data, (step,))
+        node, data = _resolved(node, data), _value_at(data, (step,))
         if isinstance(step, int):
             node = getattr(node, "item_type", None)
         else:
             fields = getattr(node, "fields", ())
             node = next((field.type for field in fields if field.encode_name == step), None)
-        node = _resolved(node, data)
-    return node if isinstance(node, msgspec.inspect.StructType) else None
+    return node
+
+
+def _choices(type_: type[Any], path: toml_lines.Path, data: Any) -> list[str]:
+    """The words that may stand at `path`, where only some may: a literal's, or the tags of several structs."""
+    if not path:
+        return []
+    holder = _type_at(type_, path[:-1], data)
+    if isinstance(holder, msgspec.inspect.UnionType):
+        structs = [part for part in holder.types if isinstance(part, msgspec.inspect.StructType)]
+        if tags := [str(part.tag) for part in structs if part.tag_field == path[-1]]:
+            return tags
+    node = _resolved(_type_at(type_, path, data), _value_at(data, path))
+    if isinstance(node, msgspec.inspect.LiteralType):
+        return [str(value) for value in node.values]
+    if isinstance(node, msgspec.inspect.EnumType):
+        return [str(member.value) for member in node.cls]
+    return []
 
 
 def _resolved(node: Any, data: Any) -> Any:

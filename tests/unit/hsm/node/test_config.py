@@ -78,7 +78,7 @@ def test_the_sample_says_what_the_defaults_are() -> None:
         ('key_file = "master.key"', "", r"tokens\[0\]: set exactly one of passphrase_file, key_file, sh"),
         ('key_file = "master.key"', 'key_file = "ca.pem"', r"tokens\[0\]\.key_file: others may read"),
         ('key_file = "master.key"', 'key_file = "master.key"\npassphrase_file = "ca.pem"', r"set exactly one of"),
-        ('type = "vault"', 'type = "yubi"', r"tokens\[0\]\.type: invalid value 'yubi'"),
+        ('type = "vault"', 'type = "yubi"', r"tokens\[0\]\.type: 'yubi' is none of vault, pkcs11, simulated"),
         ('type = "vault"', "", r"tokens\[0\]: 'type' is missing; add it"),
         ('store = "vault.db"', 'stoer = "vault.db"', r":14: tokens\[0\]\.stoer: unknown key; did you mean 'store'"),
         (

@@ -71,9 +71,35 @@ nonsense = 1
         "proxy.toml:2: tls.ciphres: unknown key; did you mean 'ciphers'?",
         "proxy.toml:3: tls.lifetime_s: expected float, got str (found 'long'); correct the value",
         "proxy.toml:8: servers[1].port: expected int <= 65535 (found 70000); correct the value",
-        "proxy.toml:9: servers[1].kind: invalid enum value 'c' (found 'c'); correct the value",
+        "proxy.toml:9: servers[1].kind: 'c' is none of a, b; choose one of them",
         "proxy.toml:10: servers[1].nonsense: unknown key; known here: kind, name, port",
     ]
+
+
+class Cat(msgspec.Struct, frozen=True, kw_only=True, tag="cat", tag_field="type"):
+    mood: Literal["sleepy", "hungry"] | None = None
+
+
+class Dog(msgspec.Struct, frozen=True, kw_only=True, tag="dog", tag_field="type"):
+    size: int = 1
+
+
+class Home(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    pets: tuple[Cat | Dog, ...] = ()
+
+
+@pytest.mark.parametrize(
+    ("pet", "sentence"),
+    [
+        ('type = "cats"', "pets[0].type: 'cats' is none of cat, dog; did you mean 'cat'?"),
+        ('type = "fish"', "pets[0].type: 'fish' is none of cat, dog; choose one of them"),
+        ('type = "cat"\nmood = "sleepi"', "pets[0].mood: 'sleepi' is none of hungry, sleepy; did you mean 'sleepy'?"),
+    ],
+)
+def test_where_only_some_words_may_stand_they_are_named(pet: str, sentence: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse(f"[[pets]]\n{pet}\n", Home, "home.toml")
+    assert caught.value.problems[0].split(": ", 1)[1] == sentence
 
 
 def test_a_missing_field_names_the_table() -> None:
