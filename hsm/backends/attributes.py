@@ -58,7 +58,7 @@ class KeyAttributes(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     """Set while it is `destroying`: from then on any node of the token destroys it."""
     successor: bytes | None = None
     """SKI of the key that rotation made in its place: once that one is in use and this one is not, this one retires."""
-    retire_quiet_s: Annotated[float, Meta(gt=0)] | None = None
+    retire_quiet_s: Annotated[float, Meta(gt=0, le=315_360_000)] | None = None
     """How long it must not have been used before rotation retires it."""
 
     def allows(self, scheme: Scheme) -> bool:
@@ -83,16 +83,34 @@ def scheme_problem(names: tuple[str, ...], type_: KeyType) -> str | None:
 
 
 def in_utc(when: datetime | None) -> datetime | None:
-    """The same time as it is kept; one without a zone is left for `attributes_problem` to refuse."""
-    return when.astimezone(UTC) if when is not None and when.utcoffset() is not None else when
+    """The same time as it is kept; what can't be kept is left for `attributes_problem` to refuse."""
+    return when if when is None or _time_problem(when) else when.astimezone(UTC)
+
+
+def _time_problem(when: datetime) -> str | None:
+    """Why a time can't be kept; None where it can."""
+    if when.utcoffset() is None:
+        return "has no time zone; write, for example, 2030-01-31T00:00:00Z"
+    try:
+        when.astimezone(UTC)
+    except OverflowError:
+        return "is before the year 1 or after the year 9999 in UTC; choose another time"
+    return None
+
+
+def time_problem(attributes: KeyAttributes) -> str | None:
+    """Which of the times can't be kept, and why, as a sentence; None where all can."""
+    for name in ("not_before", "not_after", "destroy_at"):
+        when = getattr(attributes, name)
+        if when is not None and (problem := _time_problem(when)):
+            return f"{name} {problem}"
+    return None
 
 
 def attributes_problem(attributes: KeyAttributes, type_: KeyType) -> str | None:
     """What is wrong with the attributes of a key of this type, as a sentence; None where nothing is."""
-    for name in ("not_before", "not_after", "destroy_at"):
-        when = getattr(attributes, name)
-        if when is not None and when.utcoffset() is None:
-            return f"{name} has no time zone; write, for example, 2030-01-31T00:00:00Z"
+    if problem := time_problem(attributes):
+        return problem
     begin, end = attributes.not_before, attributes.not_after
     if begin is not None and end is not None and begin >= end:
         return f"not_after ({end.isoformat()}) must come after not_before ({begin.isoformat()})"
@@ -107,7 +125,7 @@ class Usage(msgspec.Struct, frozen=True):
     """How much a key was used, by all nodes together."""
 
     signatures: int = 0
-    last_used: datetime | None = None
+    last_used: Annotated[datetime, Meta(tz=True)] | None = None
 
     def plus(self, other: Usage) -> Usage:
         """Both together."""

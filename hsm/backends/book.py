@@ -18,10 +18,12 @@ from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
+from msgspec import Meta
 
-from hsm.backends.attributes import KeyAttributes, Usage
+from hsm.backends.attributes import KeyAttributes, Usage, time_problem
 from hsm.store.errors import StoreError
 from hsm.store.files import check_private_folder, sync_folder
 
@@ -65,7 +67,7 @@ class BookEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, f
     """What the book says of one key."""
 
     attributes: KeyAttributes = KeyAttributes()
-    created: datetime | None = None
+    created: Annotated[datetime, Meta(tz=True)] | None = None
     """When Sealgate made or imported the key; None for keys that it found in the token."""
     imported: bool = False
     usage: Usage = Usage()
@@ -234,6 +236,10 @@ class Book:
         for name in page.keys:
             if not _SKI.match(name):
                 raise self._error(BookReason.MALFORMED, f"names a key {name!r}; keys are named by 40 hex digits")
+        for name, entry in page.keys.items():
+            # Times without a zone can't be compared with the clock, so that asking for the key would fail.
+            if problem := time_problem(entry.attributes):
+                raise self._error(BookReason.MALFORMED, f"is wrong about key {name}: {problem}")
         return {bytes.fromhex(name): entry for name, entry in page.keys.items()}
 
     def _write(self, entries: Mapping[bytes, BookEntry]) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Container, Mapping
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Annotated
 
@@ -145,7 +145,7 @@ def succeeding(record: KeyRecord, now: datetime) -> KeyAttributes:
         if since is None or since >= end:
             what = "has an end but no beginning, so that a successor's end can't be told; set not_before first"
             raise LifecycleProblem(LifecycleReason.INVALID, f"key {record.label!r} {what}")
-        end = _seconds(now + (end - since))
+        end = _later(now, end - since)
     begin = _seconds(now) if begin is not None else None
     return replace(attributes, not_before=begin, not_after=end, successor=None)
 
@@ -189,6 +189,8 @@ def is_replaced(record: KeyRecord, successor: KeyRecord | None, usage: Mapping[b
     attributes = record.attributes
     if attributes.state is not KeyState.ACTIVE or attributes.retire_quiet_s is None or successor is None:
         return False
+    if successor.attributes.state is not KeyState.ACTIVE:
+        return False  # it was tried and taken out of use again: then nothing would sign
     if not usage.get(successor.ski, Usage()).signatures:
         return False
     known = [when for when in (usage.get(record.ski, Usage()).last_used, successor.created) if when is not None]
@@ -274,6 +276,14 @@ def _named(record: KeyRecord) -> str:
 
 def _state(record: KeyRecord, what: str) -> LifecycleProblem:
     return LifecycleProblem(LifecycleReason.STATE, f"key {record.label!r} {what}")
+
+
+def _later(now: datetime, span: timedelta) -> datetime:
+    """The time after a span; the last that there is for what was meant to last for ever (RFC 5280 4.1.2.5)."""
+    try:
+        return _seconds(now + span)
+    except OverflowError:
+        return _seconds(datetime.max.replace(tzinfo=UTC))
 
 
 def _seconds(when: datetime) -> datetime:

@@ -171,7 +171,8 @@ class VaultBackend:
     def _load_one(self, record: Record, loaded: Mapping[bytes, _LoadedKey]) -> _LoadedKey:
         ski = ski_of_path(record.path) or b""
         known = loaded.get(ski)
-        if known is not None and known.version == record.version:
+        if known is not None and known.version >= record.version:
+            # Versions only grow: an older row was put back, to undo a retirement or a limit. The scan tells of it.
             return known
         sealed = unseal(record.value, ski)
         public = sealed.record(ski)

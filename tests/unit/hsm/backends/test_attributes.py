@@ -19,6 +19,8 @@ from hsm.wire.schemes import KeyType, Scheme
 
 NOW = datetime(2030, 1, 2, tzinfo=UTC)
 NAIVE = datetime(2030, 1, 2)
+BEFORE_TIME = datetime.min.replace(tzinfo=timezone(timedelta(hours=1)))
+AFTER_TIME = datetime.max.replace(tzinfo=timezone(timedelta(hours=-1)))
 
 
 def test_a_key_about_which_nothing_was_said_serves_tls_and_signs() -> None:
@@ -56,6 +58,9 @@ def test_schemes_must_suit_the_key(schemes: tuple[str, ...], type_: KeyType, wor
         (KeyAttributes(not_before=NOW, not_after=NOW), "must come after not_before"),
         (KeyAttributes(not_before=NAIVE), "not_before has no time zone"),
         (KeyAttributes(not_after=NAIVE), "not_after has no time zone"),
+        (KeyAttributes(not_before=BEFORE_TIME), "not_before is before the year 1 or after the year 9999 in UTC"),
+        (KeyAttributes(not_after=AFTER_TIME), "not_after is before the year 1 or after the year 9999 in UTC"),
+        (KeyAttributes(not_after=datetime.max.replace(tzinfo=UTC)), None),
         (KeyAttributes(state=KeyState.DESTROYING, destroy_at=NAIVE), "destroy_at has no time zone"),
         (KeyAttributes(state=KeyState.DESTROYING, destroy_at=NOW), None),
         (KeyAttributes(state=KeyState.DESTROYING), "destroy_at belongs to keys that are being destroyed"),
@@ -76,6 +81,11 @@ def test_times_are_kept_in_utc() -> None:
     assert str(in_utc(NOW.astimezone(east))).endswith("+00:00")
     assert in_utc(None) is None
     assert in_utc(NAIVE) is NAIVE, "for attributes_problem to refuse"
+
+
+def test_times_that_utc_does_not_have_are_left_to_be_refused() -> None:
+    for when in (BEFORE_TIME, AFTER_TIME):
+        assert in_utc(when) is when
 
 
 def test_usage_adds_up_to_the_latest_time() -> None:

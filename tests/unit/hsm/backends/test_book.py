@@ -164,6 +164,26 @@ def test_any_bytes_are_a_book_or_refused(tmp_path_factory: pytest.TempPathFactor
         Book(path).entries()
 
 
+@pytest.mark.parametrize(
+    ("entry", "words"),
+    [
+        ('{"attributes": {"not_before": "2030-01-02T00:00:00"}}', f"about key {A.hex()}: not_before has no time zone"),
+        ('{"attributes": {"not_after": "2030-01-02T00:00:00"}}', "not_after has no time zone"),
+        ('{"attributes": {"not_after": "9999-12-31T23:59:59-01:00"}}', "after the year 9999"),
+        ('{"attributes": {"retire_quiet_s": 1e300}}', "retire_quiet_s"),
+        ('{"created": "2030-01-02T00:00:00"}', "timezone"),
+        ('{"usage": {"signatures": 1, "last_used": "2030-01-02T00:00:00"}}', "timezone"),
+    ],
+)
+def test_times_that_no_clock_can_be_compared_with_are_refused(book: Book, entry: str, words: str) -> None:
+    """Else the question whether the key may sign would fail, and with it every request for it."""
+    book.path.write_text(f'{{"format": 1, "keys": {{"{A.hex()}": {entry}}}}}')
+    book.path.chmod(0o600)
+    with pytest.raises(BookError, match=words) as caught:
+        book.entries()
+    assert caught.value.reason is BookReason.MALFORMED
+
+
 def test_a_book_that_others_may_touch_is_refused(book: Book) -> None:
     book.add(A, FULL)
     book.path.chmod(0o640)

@@ -275,6 +275,22 @@ def test_a_rotated_key_retires_when_its_successor_took_over(
         assert said == []
 
 
+@pytest.mark.parametrize("state", [INACTIVE, RETIRED, DESTROYING])
+def test_a_successor_that_was_taken_out_of_use_retires_nothing(state: KeyState) -> None:
+    """It was tried, did not do, and the proxies are off for a while: the old key is the only one that signs."""
+    token, old, successor = rotated(NOW - DAY, 5, NOW - DAY)
+    token.put(with_fields(successor, attributes=in_state(state).attributes))
+    assert token.run_due(NOW) == []
+    assert token.keys[old.ski.hex()].attributes.state is ACTIVE
+
+
+def test_a_key_that_never_ends_is_followed_by_one_that_never_ends() -> None:
+    """RFC 5280 4.1.2.5: the last second of the year 9999."""
+    for_ever = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
+    key = Key(attributes=KeyAttributes(not_after=for_ever), created=NOW - DAY)
+    assert lifecycle.succeeding(key, NOW).not_after == for_ever
+
+
 def test_a_successor_that_is_gone_retires_nothing() -> None:
     token, old, successor = rotated(NOW - DAY, 5, NOW - DAY)
     token.destroy(successor.ski.hex())

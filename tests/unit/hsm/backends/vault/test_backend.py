@@ -100,6 +100,21 @@ def test_a_key_that_was_tampered_with_is_named_and_the_others_sign(store: Store,
     assert running.sign(bad.ski, Scheme.ECDSA_SHA256, DIGEST)
 
 
+def test_an_older_row_that_is_put_back_does_not_undo_a_retirement(store: Store, admin: VaultAdmin) -> None:
+    made = admin.generate(KeyType.P256, "www")
+    with closing(sqlite3.connect(store.path, isolation_level=None)) as other:
+        old = other.execute("SELECT * FROM records WHERE path LIKE 'keys/%'").fetchone()
+    backend = VaultBackend(store)
+    admin.change("www", lambda record: KeyAttributes(state=KeyState.RETIRED))
+    assert backend.refresh() is True
+    with closing(sqlite3.connect(store.path, isolation_level=None)) as other:
+        other.execute("INSERT OR REPLACE INTO records VALUES (?, ?, ?, ?, ?, ?)", old)
+    with capture_logs() as lines:
+        backend.refresh()
+    assert backend.attributes_of(made.ski).state is KeyState.RETIRED
+    assert ["older ones put back" in line["error"] for line in lines] == [True]
+
+
 def test_a_store_that_fails_leaves_the_keys_as_they_are(store: Store, admin: VaultAdmin) -> None:
     made = admin.generate(KeyType.P256, "a")
     backend = VaultBackend(store)
