@@ -77,6 +77,7 @@ struct control {
     _Atomic uint32_t sign_inits;
     _Atomic uint32_t signs;
     _Atomic uint32_t faults_made;
+    _Atomic uint32_t login_tries; /* C_Login, well or not */
 };
 
 /* The lock guards `opened_at`, which tells sessions that were opened before a loss from those after it. */
@@ -228,6 +229,7 @@ static CK_RV login(CK_ULONG session, CK_ULONG user, CK_BYTE *pin, CK_ULONG lengt
 
     if (fault != CKR_OK)
         return fault;
+    atomic_fetch_add(&control->login_tries, 1);
     rv = call(session, user, pin, length);
     if (rv == CKR_OK) {
         atomic_fetch_add(&control->logins, 1);

@@ -23,7 +23,7 @@ FAULTS = (
     "wrong_signature",
     "empty_finds",
 )
-SEEN = ("sessions_opened", "logins", "sign_inits", "signs", "faults_made")
+SEEN = ("sessions_opened", "logins", "sign_inits", "signs", "faults_made", "login_tries")
 _FIELDS = (*FAULTS, *SEEN)
 _U32 = struct.Struct("=I")
 

@@ -53,6 +53,17 @@ class BlockingWorker:
         A PIN that `login` knows to be refused is not tried.
         """
         login = login or LoginSource(settings.pin, settings.user)
+        with login.turn(settings.open_timeout_s) as is_ours:
+            if not is_ours:
+                raise WorkerProblem(Failure.BUSY, "others are just opening the token; try again")
+            worker = cls._opened(settings, login, start_worker)
+        try:
+            yield worker
+        finally:
+            worker._close()
+
+    @classmethod
+    def _opened(cls, settings: TokenSettings, login: LoginSource, start_worker: StartProcess) -> BlockingWorker:
         try:
             read = login.read()
         except PinProblem as problem:
@@ -64,20 +75,21 @@ class BlockingWorker:
             process = start_worker(settings)
         except OSError as error:
             raise WorkerProblem(Failure.BROKEN, f"the token's process can't be started: {error.strerror}") from None
+        worker = cls(process, settings.open_timeout_s)
         try:
-            worker = cls(process, settings.open_timeout_s)
-            try:
-                worker._open(settings, read.pin.reveal() if read.pin is not None else None)
-            except WorkerProblem as problem:
-                if problem.kind is Failure.PIN_REFUSED:
-                    login.refused.add(read.mark)
-                raise
-            yield worker
-        finally:
-            process.connection.close()
-            if not process.wait(GRACE_S):
-                process.kill()
-                process.wait(END_TIMEOUT_S)
+            worker._open(settings, read.pin.reveal() if read.pin is not None else None)
+        except BaseException as problem:
+            if isinstance(problem, WorkerProblem) and problem.kind is Failure.PIN_REFUSED:
+                login.refused.add(read.mark)
+            worker._close()
+            raise
+        return worker
+
+    def _close(self) -> None:
+        self._process.connection.close()
+        if not self._process.wait(GRACE_S):
+            self._process.kill()
+            self._process.wait(END_TIMEOUT_S)
 
     def ask(self, request: Request, timeout_s: float | None = None) -> Answer:
         """What the worker answers to `request`, whose `id` is chosen here. Raises WorkerProblem, also for Failed."""

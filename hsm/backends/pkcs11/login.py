@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 import os
+import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from hsm.backends.pkcs11.commands import RefusedPins
@@ -31,6 +34,18 @@ class LoginSource:
         self._source = source
         self._user = user
         self.refused = RefusedPins()
+        self._turn = threading.Lock()
+
+    @contextlib.contextmanager
+    def turn(self, patience_s: float) -> Iterator[bool]:
+        """Whoever tries the PIN takes its turn, and so hears first whether the token refused it: tokens lock themselves
+        after a few wrong ones, which many at once would be. False after `patience_s`. Blocks."""
+        is_ours = self._turn.acquire(timeout=patience_s)
+        try:
+            yield is_ours
+        finally:
+            if is_ours:
+                self._turn.release()
 
     def read(self) -> Login:
         """Read it anew where its source can change. Blocks. Raises PinProblem."""

@@ -195,7 +195,8 @@ class TokenSupervisor:
     def _read_pin(self, number: int) -> None:
         """In a thread."""
         try:
-            login: Login | str = self._source.read()
+            with self._source.turn(self._settings.call_timeout_s):  # an operation may just hear that it is refused
+                login: Login | str = self._source.read()
         except PinProblem as problem:
             login = problem.sentence
         with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +112,25 @@ def test_a_refused_pin_is_tried_once(rig: Rig) -> None:
     rig.pin_file.write_text("5678\n")
     with rig.open():
         assert rig.token.pins() == ["1234", "5678"]
+
+
+def test_a_wrong_pin_is_tried_once_by_many_at_the_same_time(rig: Rig) -> None:
+    """Tokens lock themselves after three."""
+    rig.token.say(pin="5678")
+    with ThreadPoolExecutor(6) as pool:
+        problems = list(pool.map(lambda _: refused(rig), range(6)))
+    assert {problem.kind for problem in problems} == {Failure.PIN_REFUSED}
+    assert rig.token.pins() == ["1234"]
+
+
+def test_an_opening_that_lasts_does_not_keep_others_for_ever(rig: Rig) -> None:
+    with rig.login.turn(0.0) as is_ours:
+        assert is_ours
+        rig.settings = replace(rig.settings, open_timeout_s=0.05)
+        assert refused(rig).kind is Failure.BUSY
+    rig.settings = replace(rig.settings, open_timeout_s=5.0)
+    with rig.open(), rig.open():
+        pass
 
 
 def test_a_missing_pin_is_a_problem(rig: Rig) -> None:

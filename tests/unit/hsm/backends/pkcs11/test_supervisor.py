@@ -240,6 +240,18 @@ async def test_a_refused_pin_is_tried_once_and_another_at_once(rig: Rig) -> None
     assert rig.token.pins() == ["1234", "5678"]
 
 
+async def test_a_pin_that_somebody_else_is_just_trying_is_waited_for(rig: Rig) -> None:
+    with rig.login.turn(0.0):
+        starting = asyncio.ensure_future(rig.supervisor.start())
+        await asyncio.sleep(0.1)
+        assert rig.supervisor.state is TokenState.STARTING
+        rig.login.refused.add(rig.login.read().mark)
+    await starting
+    assert rig.supervisor.state is TokenState.PIN_REFUSED
+    assert rig.token.pins() == []
+    await rig.supervisor.stop()
+
+
 async def test_the_operator_may_have_the_same_pin_tried_again(rig: Rig) -> None:
     rig.token.say(pin="5678")
     await rig.supervisor.start()
