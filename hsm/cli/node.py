@@ -35,10 +35,12 @@ def run_node(config: ConfigOption = Path("node.toml")) -> None:
 
 @node_app.command("check")
 def check_node(config: ConfigOption = Path("node.toml")) -> None:
-    """Look whether a config and the files it names are right, the vault included. Starts nothing."""
+    """Look whether a config and the files it names are right, and its tokens can be opened. Starts nothing."""
     with _clear_errors():
         from hsm.node.check import check
+        from hsm.shared import logs
 
+        logs.configure("sealgate-node", fmt="console", level="error")  # what a node would log, the summary says
         summary = check(config)
     typer.echo(summary)
 
@@ -72,6 +74,8 @@ def reload_node(
 
 
 def _reload_lines(result: dict[str, Any]) -> str:
+    if not result["applied"] and not result["needs_restart"]:
+        return "nothing changed: the config says what the node does already"
     lines = [f"in effect now: {', '.join(result['applied'])}" if result["applied"] else "nothing took effect"]
     if result["needs_restart"]:
         lines.append(f"waits for a restart of the node: {', '.join(result['needs_restart'])}")
@@ -90,15 +94,38 @@ def _status_lines(status: dict[str, Any]) -> str:
         state = f"sealed ({', '.join(status['sealed'])}): give its shares with `sealgate node unseal`"
     lines = [
         f"{status['name']} {status['version']}: {state}, up {status['uptime_s']:.0f} s",
-        f"keys {status['keys']} (revision {status['revision']})",
+        f"keys {status['keys']}",
         f"connections {status['connections']} of {status['connections_limit']}",
     ]
     for token in status["tokens"]:
-        lines.append(f"token {token['name']} ({token['kind']}): {token['state']}, keys {token['keys']}")
-        if "warning" in token["details"]:
-            lines.append(f"  {token['details']['warning']}")
+        lines.append(f"token {token['name']} ({token['kind']}): {_words(token['state'])}, keys {token['keys']}")
+        lines += [f"  {line}" for line in _detail_lines(token["details"])]
         lines += [f"  {_lane_line(name, lane)}" for name, lane in token["lanes"].items()]
     return "\n".join(lines)
+
+
+def _detail_lines(details: dict[str, Any]) -> Iterator[str]:
+    """What a token says of itself: a warning first, an HSM's name and its process, what a simulated one is told."""
+    if "warning" in details:
+        yield details["warning"]
+    if details.get("problem") and details["problem"] not in details.get("warning", ""):
+        yield f"last problem: {details['problem']}"
+    if "serial" in details:
+        yield f"token {details['label']!r}, serial {details['serial']}, {details['library']}"
+    if "workers_started" in details:
+        worker = f"worker {details['worker_pid']}" if details["worker_pid"] else "no worker now"
+        yield (
+            f"{worker}; workers started {details['workers_started']}, openings {details['openings']},"
+            f" crashes {details['crashes']}, hangs {details['hangs']}"
+        )
+    for sentence in details.get("left_out", ()):
+        yield f"left out: {sentence}"
+    if "profile" in details:
+        yield f"profile {details['profile']}; faults on: {', '.join(details['faults']) or 'none'}"
+
+
+def _words(state: str) -> str:
+    return state.replace("_", " ")
 
 
 def _lane_line(name: str, lane: dict[str, Any]) -> str:

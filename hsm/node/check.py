@@ -6,7 +6,7 @@ Starts nothing, listens nowhere. What is not wrong but surely not meant is a war
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from hsm.backends.attributes import KeyAttributes
 from hsm.node.blocking import BlockingCalls
 from hsm.node.config import NodeConfig, NodeFiles, load_config
 from hsm.node.opening.factory import needs_people, open_tokens
-from hsm.node.opening.opened import Surroundings
+from hsm.node.opening.opened import OpenToken, Surroundings
 from hsm.node.opening.vault import shares_of
 from hsm.node.token_config import TokenConfig, VaultOpening
 from hsm.shared import strict_toml
@@ -34,19 +34,27 @@ def check(path: Path) -> str:
     tokens = [token for token in config.tokens if not needs_people(token)]
     sealed = {token.name: _shares(token, base_dir) for token in config.tokens if needs_people(token)}
     found = asyncio.run(_look(tokens, sealed, base_dir))
-    lines = [f"{path}: right; node {config.node.name!r}, {len(found.keys)} keys, {len(config.access)} access rules"]
+    keys, rules = _count(len(found.keys), "key"), _count(len(config.access), "access rule")
+    lines = [f"{path}: right; node {config.node.name!r}, {keys}, {rules}"]
     lines += [f"warning: {warning}" for warning in _warnings(config, found)]
     return "\n".join(lines)
 
 
 @dataclass(frozen=True)
 class _Found:
-    """What the tokens hold, each key once; and which tokens could not be asked now."""
+    """What the tokens hold, each key once; and which tokens were not asked."""
 
     keys: tuple[tuple[KeyEntry, KeyAttributes], ...]
-    away: tuple[str, ...]
+    away: Mapping[str, str]
+    """Tokens that could not be asked now, and why not."""
+    left_out: tuple[str, ...]
+    """Keys of tokens that a node can't use, and why not."""
     sealed: Mapping[str, str]
     """Tokens whose vault people open, and what with."""
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def _shares(token: TokenConfig, base_dir: Path) -> str:
@@ -66,11 +74,19 @@ async def _look(configs: list[TokenConfig], sealed: Mapping[str, str], base_dir:
                 entries = holder.keys()
                 for entry in entries:
                     keys.setdefault(entry.ski, (entry, holder.attributes_of(entry.ski)))
-        return _Found(tuple(keys.values()), tuple(token.name for token in opened if token.state() != "up"), sealed)
+        away = {token.name: str(token.details().get("problem", "")) for token in opened if token.state() != "up"}
+        return _Found(tuple(keys.values()), away, tuple(_left_out(opened)), sealed)
     finally:
         for token in opened:
             await token.close()
         await tasks.stop()
+
+
+def _left_out(tokens: Iterable[OpenToken]) -> Iterator[str]:
+    for token in tokens:
+        odd = token.details().get("left_out")
+        for sentence in odd if isinstance(odd, list) else ():
+            yield f"token {token.name!r}: {sentence}"
 
 
 def _warnings(config: NodeConfig, found: _Found) -> Iterator[str]:
@@ -78,7 +94,9 @@ def _warnings(config: NodeConfig, found: _Found) -> Iterator[str]:
         if token.name in found.sealed:
             yield f"token {token.name!r} is opened by {found.sealed[token.name]}, so its keys were not looked at"
         elif token.name in found.away:
-            yield f"token {token.name!r} is away, so its keys were not looked at; a node starts without them and waits"
+            why = f"token {token.name!r} is away ({found.away[token.name] or 'it does not say why'})"
+            yield f"{why}: its keys were not looked at; a node starts without them and waits"
+    yield from found.left_out
     if not config.access:
         yield "there is no [[access]], so every request will be denied"
     for number, rule in enumerate(config.rules):

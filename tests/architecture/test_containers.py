@@ -85,7 +85,7 @@ def moved(tmp_path_factory: pytest.TempPathFactory) -> Moved:
 def test_a_node_could_start(moved: Moved, name: str) -> None:
     done = moved.run("sealgate", "node", "check", "--config", str(moved.config(f"{name}.toml")))
     assert (done.returncode, done.stderr) == (0, "")
-    assert f"right; node '{name}', 2 keys, 1 access rules" in done.stdout
+    assert f"right; node '{name}', 2 keys, 1 access rule" in done.stdout
     assert "warning" not in done.stdout
 
 

@@ -13,7 +13,7 @@ import structlog
 from structlog.testing import capture_logs
 from typer.testing import CliRunner
 
-from hsm.cli.node import node_app
+from hsm.cli.node import _status_lines, node_app
 from hsm.node import app, check
 from hsm.node.config import load_config
 from hsm.shared.exposition import ListenError
@@ -27,11 +27,12 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> NodeHome:
     return make_home(tmp_path)
 
 
+@pytest.mark.usefixtures("_logs_as_before")
 def test_check_says_that_a_config_is_right(home: NodeHome) -> None:
     path = home.write_config()
     result = CliRunner().invoke(node_app, ["check", "--config", str(path)])
     assert result.exit_code == 0
-    assert result.stdout == f"{path}: right; node 'node-1', 2 keys, 1 access rules\n"
+    assert result.stdout == f"{path}: right; node 'node-1', 2 keys, 1 access rule\n"
 
 
 @pytest.mark.parametrize("command", ["check", "run"])
@@ -86,11 +87,63 @@ async def test_status_says_how_a_running_node_is(home: NodeHome) -> None:
         await node.stop()
     assert plain.exit_code == 0
     assert ": ready, up " in plain.stdout
-    assert (
-        "\nkeys 2 (revision 2)\nconnections 0 of 1024\ntoken vault (vault): up, keys 2\n  cheap: 0 of 1 signing"
-        in plain.stdout
-    )
+    assert "\nkeys 2\nconnections 0 of 1024\ntoken vault (vault): up, keys 2\n  cheap: 0 of 1 signing" in plain.stdout
     assert json.loads(as_json.stdout)["tokens"][0]["lanes"]["dear"]["queue_limit"] == 1024
+
+
+def test_status_says_what_a_token_is_and_what_is_wrong_with_it() -> None:
+    lane = {"queued": 0, "queue_limit": 4, "in_flight": 0, "places": 2, "abandoned": 0, "service_s": 0.001}
+    hsm = {
+        "label": "web",
+        "serial": "77",
+        "library": "SoftHSM 2.6",
+        "worker_pid": None,
+        "workers_started": 3,
+        "openings": 2,
+        "crashes": 1,
+        "hangs": 0,
+        "problem": "the token is not there",
+        "left_out": ["key 'x': its public key is not known"],
+    }
+    status = {
+        "name": "node-1",
+        "version": "1",
+        "is_ready": True,
+        "is_draining": False,
+        "uptime_s": 5.0,
+        "keys": 0,
+        "connections": 0,
+        "connections_limit": 9,
+        "tokens": [
+            {
+                "name": "hsm",
+                "kind": "pkcs11",
+                "state": "backing_off",
+                "keys": 0,
+                "lanes": {"awaited": lane},
+                "details": hsm,
+            },
+            {
+                "name": "sim",
+                "kind": "simulated",
+                "state": "up",
+                "keys": 0,
+                "lanes": {},
+                "details": {"warning": "this is not an HSM", "profile": "yubihsm2", "faults": ["hang"]},
+            },
+        ],
+    }
+    assert _status_lines(status).splitlines()[3:] == [
+        "token hsm (pkcs11): backing off, keys 0",
+        "  last problem: the token is not there",
+        "  token 'web', serial 77, SoftHSM 2.6",
+        "  no worker now; workers started 3, openings 2, crashes 1, hangs 0",
+        "  left out: key 'x': its public key is not known",
+        "  awaited: 0 of 2 signing, 0 of them abandoned; 0 of 4 waiting; 1000 us per signature",
+        "token sim (simulated): up, keys 0",
+        "  this is not an HSM",
+        "  profile yubihsm2; faults on: hang",
+    ]
 
 
 @pytest.fixture
@@ -117,7 +170,7 @@ async def test_reload_says_what_is_in_effect_and_what_is_not(home: NodeHome) -> 
         path.write_text(path.read_text().replace("max_rate = 5", "max_rate = 0"))
         wrong = await reload()
         await node.stop()
-    assert (same.exit_code, same.stdout) == (0, "nothing took effect\n")
+    assert (same.exit_code, same.stdout) == (0, "nothing changed: the config says what the node does already\n")
     assert changed.stdout == "in effect now: access, log.level\nwaits for a restart of the node: listen.backlog\n"
     assert json.loads(again.stdout) == {"applied": [], "needs_restart": ["listen.backlog"]}
     assert wrong.exit_code == 1

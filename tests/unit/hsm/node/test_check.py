@@ -13,6 +13,7 @@ from hsm.store.master_key import SharedSecret
 from hsm.store.shares import deal
 from hsm.store.store import Store
 from tests.support.node import NodeHome, make_home
+from tests.support.softhsm import find_module
 
 
 @pytest.fixture
@@ -23,7 +24,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> NodeHome:
 
 def test_a_right_config_is_summed_up(home: NodeHome) -> None:
     path = home.write_config()
-    assert check.check(path) == f"{path}: right; node 'node-1', 2 keys, 1 access rules"
+    assert check.check(path) == f"{path}: right; node 'node-1', 2 keys, 1 access rule"
 
 
 def test_what_is_surely_not_meant_is_a_warning(home: NodeHome) -> None:
@@ -72,3 +73,15 @@ def test_a_sealed_vault_is_left_closed_and_named(home: NodeHome) -> None:
     path = home.write_config(tokens=sealed.replace("sealed.db", "vault.db"))
     with pytest.raises(TokenProblem, match=r"vault\.db is not opened by shares but by a key-file"):
         check.check(path)
+
+
+def test_a_token_that_is_away_is_named_with_the_reason(home: NodeHome) -> None:
+    away = (
+        f'[[tokens]]\nname = "hsm"\ntype = "pkcs11"\nuri = "pkcs11:token=web"\nmodule = "{find_module()}"\n'
+        f'environment = {{ SOFTHSM2_CONF = "{home.path}/none.conf" }}\n'
+    )
+    path = home.write_config(tokens=home.vault_token() + away)
+    (warning,) = check.check(path).splitlines()[1:]
+    assert warning.startswith("warning: token 'hsm' is away (")
+    assert "C_Initialize" in warning
+    assert warning.endswith("): its keys were not looked at; a node starts without them and waits")
