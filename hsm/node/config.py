@@ -182,13 +182,23 @@ _OLD_SECTIONS: tuple[tuple[toml_lines.Path, str], ...] = (
 )
 
 
+_SECRET_FIELDS = {
+    "pin": "a PIN does not stand in a config; put it into a file of mode 0600, and name that with pin_file",
+    "passphrase": "a passphrase does not stand in a config; put it into a file of mode 0600, and name that with"
+    " passphrase_file",
+}
+
+
 def _refuse_old_sections(text: str, path: Path) -> None:
-    """Configs of nodes that had one backend are told how they are written now, and of nothing else."""
+    """Configs of nodes that had one backend are told how they are written now, and of nothing else; so are secrets."""
     lines = toml_lines.index_lines(text)
     problems = strict_toml.Problems(text)
     for field, sentence in _OLD_SECTIONS:
         if field in lines:
             problems.add(field, sentence)
+    for field in lines:
+        if field[0] == "tokens" and field[-1] in _SECRET_FIELDS and len(field) == 3:
+            problems.add(field, _SECRET_FIELDS[str(field[-1])])
     problems.raise_if_any(path)
 
 

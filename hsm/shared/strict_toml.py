@@ -25,6 +25,8 @@ _AT_LINE = re.compile(r"\s*\(at line (\d+), column (\d+)\)$")
 _AT_PATH = re.compile(r"^(?P<what>.*?)(?: - at (?:`key` in )?`(?P<path>\$[^`]*)`)?$", re.DOTALL)
 _UNKNOWN = re.compile(r"^Object contains unknown field `(?P<name>.*)`$", re.DOTALL)
 _MISSING = re.compile(r"^Object missing required field `(?P<name>.*)`$", re.DOTALL)
+_SECRET_WORDS = ("pin", "pass", "secret")
+"""A wrong value of a field called so may be the secret itself, put into the wrong place: it is not shown."""
 _STEP = re.compile(r"\.([^.\[\]]+)|\[(\d+)\]")
 
 
@@ -156,7 +158,8 @@ def _note(problems: Problems, message: str, data: dict[str, Any], type_: type[An
         path += (unknown["name"],)
         problems.add(path, _unknown_sentence(unknown["name"], _field_names(type_, path[:-1], data)))
         return _drop(data, path, is_required=False)
-    problems.add(path, _wrong_value_sentence(what, _value_at(data, path), _choices(type_, path, data)))
+    value = None if any(word in str(path[-1:]) for word in _SECRET_WORDS) else _value_at(data, path)
+    problems.add(path, _wrong_value_sentence(what, value, _choices(type_, path, data)))
     return _drop(data, path, is_required=_is_required(type_, path, data))
 
 

@@ -42,6 +42,11 @@ class PinFile:
 
     path: Path
 
+    @property
+    def place(self) -> str:
+        """For people: where to look."""
+        return str(self.path)
+
     def read(self) -> Secret[bytes]:
         """Raises PinProblem. Reads the file each time, so that a changed PIN is seen."""
         return _of_file(self.path)
@@ -52,6 +57,11 @@ class PinCredential:
     """A systemd credential (LoadCredential= or LoadCredentialEncrypted= of the unit), by its name."""
 
     name: str
+
+    @property
+    def place(self) -> str:
+        """For people: where to look."""
+        return f"the systemd credential {self.name}"
 
     def read(self) -> Secret[bytes]:
         """Raises PinProblem."""
@@ -77,6 +87,11 @@ class PinVariable:
 
     name: str
 
+    @property
+    def place(self) -> str:
+        """For people: where to look."""
+        return f"the environment variable {self.name}"
+
     def read(self) -> Secret[bytes]:
         """Raises PinProblem."""
         with _lock:
@@ -94,6 +109,11 @@ class PinPrompt:
 
     token: str
     """Name of the token, shown in the question."""
+
+    @property
+    def place(self) -> str:
+        """For people: where to look."""
+        return "the terminal"
 
     def read(self) -> Secret[bytes]:
         """Raises PinProblem. Blocks until somebody has typed."""

@@ -108,9 +108,15 @@ _SENTENCE_OF = {
 }
 
 
+CONFIGURED = "does the library find its configuration? `environment` gives it the variables it looks for"
+"""The usual reason for a library that works elsewhere and shows nothing here."""
+
+
 def sentence(rv: int, call: str) -> str:
     """For people: what happened, with the call and the code."""
     what = _SENTENCE_OF.get(rv) or _SENTENCES[classify(rv, call)]
+    if call == "C_Initialize" and classify(rv, call) is Failure.TOKEN_GONE:
+        return f"the library can't start ({call}: {c.result_name(rv)}); {CONFIGURED}"
     return f"{what} ({call}: {c.result_name(rv)})"
 
 

@@ -17,7 +17,7 @@ from hsm.backends.pkcs11 import constants as c
 from hsm.backends.pkcs11.cryptoki import Cryptoki, CryptokiError
 from hsm.backends.pkcs11.messages import TokenMatch
 from hsm.backends.pkcs11.objects import TokenKey, find_key
-from hsm.backends.pkcs11.results import Failure, Refused
+from hsm.backends.pkcs11.results import CONFIGURED, Failure, Refused
 from hsm.backends.pkcs11.session_state import Attempt, SessionState, Step
 from hsm.backends.pkcs11.structures import MechanismCall, TokenInfo, Version, text_of
 from hsm.backends.pkcs11.translate import mechanism_of, prefix_of, signature_of
@@ -63,7 +63,8 @@ class SharedLogin:
             if self.generation != seen and self.holds_in(session):
                 return
             if self._pin is None and not self._asks_itself:
-                raise Refused(Failure.PIN_REFUSED, "the token wants a PIN, and none is configured")
+                hint = "name a file that holds it with `pin_file`, or with `pin-source` in the URI"
+                raise Refused(Failure.PIN_REFUSED, f"the token wants a PIN, and none is configured; {hint}")
             try:
                 self._cryptoki.login(session, self._pin.reveal() if self._pin is not None else None)
             except CryptokiError as error:
@@ -114,7 +115,7 @@ def _the_one(cryptoki: Cryptoki, wanted: TokenMatch) -> tuple[int, TokenInfo]:
     if failures and not fitting:
         raise failures[0]
     if not fitting:
-        others = f"it has {', '.join(seen[:20])}" if seen else "it has none that is initialised"
+        others = f"it has {', '.join(seen[:20])}" if seen else f"it has none that is initialised; {CONFIGURED}"
         raise Refused(Failure.TOKEN_GONE, f"the library shows no token that fits the URI; {others}")
     raise Refused(
         Failure.INVALID, f"{len(fitting)} tokens fit the URI: {', '.join(seen[:20])}; add `serial` or `slot-id`"

@@ -53,7 +53,7 @@ async def open_pkcs11(config: Pkcs11TokenConfig, surroundings: Surroundings) -> 
     login = LoginSource(settings.pin, settings.user)
     book = Book(surroundings.resolve(config.book or f"{config.name}.book"))
     backend = await surroundings.calls.run(lambda: _backend(settings, book, login, surroundings.loop))
-    await _start(backend, config.name)
+    await _start(backend, config.name, settings.pin)
     return OpenToken(
         name=config.name,
         kind="pkcs11",
@@ -104,7 +104,7 @@ def _backend(settings: TokenSettings, book: Book, login: LoginSource, loop: asyn
         raise TokenProblem(f"token {settings.name!r}: the book of its keys can't be used: {problem}") from None
 
 
-async def _start(backend: Pkcs11Backend, name: str) -> None:
+async def _start(backend: Pkcs11Backend, name: str, pin: PinSource | None) -> None:
     try:
         await backend.start()
     except BaseException:
@@ -115,7 +115,8 @@ async def _start(backend: Pkcs11Backend, name: str) -> None:
     kind, sentence = backend.supervisor.problem
     if kind in LASTING:
         await backend.stop()
-        raise TokenProblem(f"can't open the token {name!r}: {sentence}")
+        where = f"; the PIN came from {pin.place}" if kind is Failure.PIN_REFUSED and pin is not None else ""
+        raise TokenProblem(f"can't open the token {name!r}: {sentence}{where}")
     hint = "the node starts without its keys and goes on trying"
     get_logger("token").warning("token_away_at_start", token=name, reason=sentence, hint=hint)
 

@@ -117,6 +117,13 @@ def test_the_sample_says_what_the_defaults_are() -> None:
         ('socket = "right.sock"', 'socket = "a\\u0000b"', r"management\.socket: holds a NUL byte"),
         ('address = "127.0.0.1:0"', 'address = "0.0.0..0:1"', r"listen\.address: '0\.0\.0\.\.0' in .* is no host"),
         ("[node]", "[node", r":1: column \d+: not valid TOML"),
+        ('type = "vault"', 'type = "vault"\npassphrase = "geheim"', r"a passphrase does not stand in a config; put it"),
+        (
+            'type = "vault"',
+            'type = "pkcs11"\npin = "geheim"',
+            r":14: tokens\[0\]\.pin: a PIN does not stand in a config",
+        ),
+        ('type = "vault"', 'type = "pkcs11"\npin_env = "12 geheim"', r"tokens\[0\]\.pin_env: expected str matching"),
         ("[tls]", "[tsl]", r"tsl: unknown key; did you mean 'tls'"),
     ],
 )
@@ -124,6 +131,7 @@ def test_what_is_wrong_is_said_with_its_place(home: NodeHome, text: str, old: st
     assert old in text
     found = problems(home, text.replace(old, new, 1))
     assert re.search(message, found), found
+    assert "geheim" not in found, "what may be a secret is not shown"
 
 
 @pytest.mark.parametrize("mode", [0o1777, 0o770])

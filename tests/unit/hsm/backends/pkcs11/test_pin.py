@@ -163,3 +163,10 @@ def test_a_uri_names_nothing_else(text: str) -> None:
 def test_sources_are_values() -> None:
     assert PinPrompt("web") == PinPrompt("web")
     assert {PinVariable("A"), PinVariable("A")} == {PinVariable("A")}
+
+
+def test_each_source_has_a_place_for_people() -> None:
+    assert PinFile(Path("/etc/pin")).place == "/etc/pin"
+    assert PinCredential("pin").place == "the systemd credential pin"
+    assert PinVariable("HSM_PIN").place == "the environment variable HSM_PIN"
+    assert PinPrompt("web").place == "the terminal"

@@ -66,3 +66,9 @@ def test_a_wrong_pin_is_told_apart_from_a_locked_one() -> None:
 def test_a_result_has_one_name() -> None:
     names = [name for name in vars(c) if name.startswith("CKR_") and name != "CKR_VENDOR_DEFINED"]
     assert sorted(names) == sorted(c.NAME_OF_RESULT.values())
+
+
+def test_a_library_that_can_not_start_is_told_of_its_configuration() -> None:
+    found = sentence(c.CKR_GENERAL_ERROR, "C_Initialize")
+    assert found.startswith("the library can't start (C_Initialize: CKR_GENERAL_ERROR); ")
+    assert "`environment`" in found

@@ -125,6 +125,13 @@ async def test_a_wrong_pin_stops_the_start_and_does_not_lock_the_token(place: Pl
     assert (await place.open()).state() == "up"
 
 
+async def test_a_refused_pin_is_named_by_its_place_and_not_by_itself(place: Place) -> None:
+    (place.surroundings.base_dir / "pin").write_text("geheim-4711\n")
+    sentence = await place.refused()
+    assert f"; the PIN came from {place.surroundings.base_dir / 'pin'}" in sentence
+    assert "geheim" not in sentence
+
+
 async def test_a_token_that_is_not_there_yet_comes_later(place: Place) -> None:
     token = await place.open(uri=f"pkcs11:token=later?module-path={place.token.module}", name="later")
     assert token.awaited is not None
@@ -147,7 +154,7 @@ async def test_a_token_that_is_not_there_yet_comes_later(place: Place) -> None:
         ({"pin_file": "missing"}, "missing"),
         ({"pin_env": "SEALGATE_NO_SUCH_PIN", "pin_file": None}, "SEALGATE_NO_SUCH_PIN"),
         ({"pin_env": "A_PIN"}, "more than once"),
-        ({"pin_file": None}, "none is configured"),
+        ({"pin_file": None}, "none is configured; name a file"),
     ],
 )
 async def test_what_is_wrong_with_a_config_is_said(place: Place, change: dict[str, Any], word: str) -> None:
