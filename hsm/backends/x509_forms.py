@@ -46,7 +46,9 @@ def parse_subject(text: str) -> x509.Name:
         if not text.strip() or not text.isprintable():
             raise ValueError("it is empty or has control characters")
         if "=" in text:
-            return x509.Name.from_rfc4514_string(text)
+            name = x509.Name.from_rfc4514_string(text)
+            name.public_bytes()  # what DER can't hold, such as a country in other letters, is said here
+            return name
         return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
     except ValueError as error:
         sentence = f"{text!r} is not a subject ({error}); write, for example, CN=example.com,O=Example"

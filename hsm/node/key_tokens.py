@@ -1,7 +1,8 @@
 """The tokens of a node as their owner works with them: finds the one that holds a key, runs one operation at a time.
 
-Operations block in the token, so each runs in a thread; those of one token wait for each other, and few may wait. What
-goes wrong becomes a `Refused`. Knows neither HTTP nor what an operation does.
+Operations block in the token, so each runs in a thread; those of one token wait for each other, few may wait, and not
+for ever: a token that hangs keeps nobody from the others. What goes wrong becomes a `Refused`. Knows neither HTTP nor
+what an operation does.
 """
 
 from __future__ import annotations
@@ -24,6 +25,11 @@ from hsm.wire.messages import KeyEntry
 T = TypeVar("T")
 
 MAX_WAITING = 16
+"""Operations on one token that may wait for each other."""
+LOOK_TIMEOUT_S = 60.0
+OPERATION_TIMEOUT_S = 300.0
+"""Longest time for an operation and those before it; one that hangs in the token is left to its thread."""
+_LOOKS = ("list", "show")
 _NOTHING: Mapping[str, object] = {}
 
 
@@ -73,7 +79,7 @@ class KeyTokens:
         self._tokens = tuple(OwnedToken(token) for token in tokens)
         self._observer = observer
         self._calls = calls
-        self._waiting = 0
+        self._waiting: dict[str, int] = {}
         self._log = get_logger("management")
 
     def opened(self, tokens: Sequence[OpenToken]) -> None:
@@ -126,7 +132,7 @@ class KeyTokens:
         problems: list[Refused] = []
         for token in tokens:
             try:
-                await self._in_turn(token, lambda admin: admin.get(reference))
+                await self._in_turn(token, lambda admin: admin.get(reference), LOOK_TIMEOUT_S)
             except Exception as error:
                 refusal = token.token.refusal_of(error)
                 if refusal is None or refusal.reason is not RefusalReason.NOT_FOUND:
@@ -151,24 +157,32 @@ class KeyTokens:
         `told` is logged, too: what was asked for, without anything secret. Raises Refused.
         """
         try:
-            result = await self._in_turn(token, work)
+            result = await self._in_turn(token, work, LOOK_TIMEOUT_S if operation in _LOOKS else OPERATION_TIMEOUT_S)
         except Exception as error:
             self._observer.management_done(operation, is_ok=False)
             raise self._failure(operation, key, token, error) from None
         self._observer.management_done(operation, is_ok=True)
-        if operation not in ("list", "show"):
+        if operation not in _LOOKS:
             self._log.info("management_done", operation=operation, key=key, token=token.name, **told)
         return result
 
-    async def _in_turn(self, token: OwnedToken, work: Callable[[KeyAdmin], T]) -> T:
-        if self._waiting >= MAX_WAITING:
-            raise Refused(503, "too many management operations wait already; try again later")
-        self._waiting += 1
+    async def _in_turn(self, token: OwnedToken, work: Callable[[KeyAdmin], T], timeout_s: float) -> T:
+        waiting = self._waiting.get(token.name, 0)
+        if waiting >= MAX_WAITING:
+            raise Refused(503, f"too many operations on token {token.name!r} wait already; try again later")
+        self._waiting[token.name] = waiting + 1
         try:
-            async with token.turn:
+            async with asyncio.timeout(timeout_s) as limit, token.turn:
                 return await self._calls.run(lambda: work(token.token.admin))
+        except TimeoutError:
+            if not limit.expired():
+                raise  # the token's own
+            sentence = (
+                f"token {token.name!r} was not done within {timeout_s:g} s, and may do it yet; list its keys first"
+            )
+            raise Refused(503, sentence) from None
         finally:
-            self._waiting -= 1
+            self._waiting[token.name] -= 1
 
     def _failure(self, operation: str, key: str, token: OwnedToken, error: Exception) -> Refused:
         if isinstance(error, Refused):

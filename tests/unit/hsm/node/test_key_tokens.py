@@ -13,6 +13,7 @@ from structlog.testing import capture_logs
 from hsm.backends.base import KeyAdmin
 from hsm.backends.lifecycle import LifecycleProblem, LifecycleReason
 from hsm.backends.x509_forms import FormProblem
+from hsm.node import key_tokens
 from hsm.node.blocking import BlockingCalls
 from hsm.node.key_tokens import KeyTokens, Refused
 from hsm.node.observe import NodeObserver
@@ -160,3 +161,50 @@ async def test_a_token_that_hangs_holds_up_no_other() -> None:
     gate.set()
     assert await slow is True
     assert await second == "second"
+
+
+class HangingAdmin:
+    """Does nothing until it may."""
+
+    def __init__(self) -> None:
+        self.gate = threading.Event()
+
+    def get(self, reference: str) -> str:
+        assert self.gate.wait(20)
+        return reference
+
+
+async def test_a_token_that_hangs_keeps_nobody_from_the_others() -> None:
+    hanging = HangingAdmin()
+    owned = tokens(token("stuck", admin=hanging), token("good", admin=Admin("here")))
+    stuck, good = owned.all()
+    waiting = [
+        asyncio.create_task(owned.run(stuck, "set", "k", lambda admin: admin.get("k")))
+        for _ in range(key_tokens.MAX_WAITING)
+    ]
+    await asyncio.sleep(0)
+    with pytest.raises(Refused, match="operations on token 'stuck' wait already"):
+        await owned.run(stuck, "set", "k", lambda admin: admin.get("k"))
+    assert await owned.run(good, "set", "k", lambda admin: admin.get("k")) == "here"
+    hanging.gate.set()
+    assert await asyncio.gather(*waiting) == ["k"] * key_tokens.MAX_WAITING
+
+
+async def test_nobody_waits_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(key_tokens, "LOOK_TIMEOUT_S", 0.05)
+    hanging = HangingAdmin()
+    owned = tokens(token("stuck", admin=hanging))
+    (stuck,) = owned.all()
+    with pytest.raises(Refused, match="was not done within") as caught:
+        await owned.run(stuck, "show", "k", lambda admin: admin.get("k"))
+    assert caught.value.status == 503
+    hanging.gate.set()
+    assert await owned.run(stuck, "show", "k", lambda admin: admin.get("k")) == "k", "its turn did not get lost"
+
+
+async def test_a_timeout_of_the_token_is_its_own() -> None:
+    owned = tokens(token("one", admin=Admin(TimeoutError("the disk"))))
+    with capture_logs() as lines, pytest.raises(Refused) as caught:
+        await owned.run(owned.all()[0], "show", "k", lambda admin: admin.get("k"))
+    assert caught.value.status == 500
+    assert [line["error"] for line in lines] == ["TimeoutError"]
