@@ -40,6 +40,14 @@ _DNS_NAME = re.compile(
 )
 
 
+_PRINTABLE = (
+    *(NameOID.COUNTRY_NAME, NameOID.JURISDICTION_COUNTRY_NAME),
+    *(NameOID.SERIAL_NUMBER, NameOID.DN_QUALIFIER),
+)
+"""Attributes that are PrintableStrings (RFC 5280 A.1)."""
+_PRINTABLE_STRING = re.compile(r"^[A-Za-z0-9 '()+,./:=?-]*\Z")
+
+
 def parse_subject(text: str) -> x509.Name:
     """A subject: "CN=example.com,O=Example" (RFC 4514), or a bare common name. Raises FormProblem."""
     try:
@@ -47,12 +55,19 @@ def parse_subject(text: str) -> x509.Name:
             raise ValueError("it is empty or has control characters")
         if "=" in text:
             name = x509.Name.from_rfc4514_string(text)
-            name.public_bytes()  # what DER can't hold, such as a country in other letters, is said here
+            _check_printable(name)
             return name
         return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
     except ValueError as error:
         sentence = f"{text!r} is not a subject ({error}); write, for example, CN=example.com,O=Example"
         raise FormProblem(sentence) from None
+
+
+def _check_printable(name: x509.Name) -> None:
+    """Raise ValueError for characters that would be found only when the certificate is made."""
+    for attribute in name:
+        if attribute.oid in _PRINTABLE and not _PRINTABLE_STRING.match(str(attribute.value)):
+            raise ValueError(f"{attribute.rfc4514_attribute_name} takes plain letters and digits only")
 
 
 def parse_names(names: Sequence[str]) -> list[x509.GeneralName]:
