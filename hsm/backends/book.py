@@ -228,7 +228,7 @@ class Book:
             raise self._error(BookReason.MALFORMED, f"is larger than {MAX_BYTES} bytes; is it the right file?")
         try:
             page = msgspec.json.decode(data, type=_Page)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise self._error(BookReason.MALFORMED, f"is not a book of key attributes: {error}") from None
         if page.format != FORMAT:
             what = f"has format {page.format}, and this program knows format {FORMAT}; use a matching version"

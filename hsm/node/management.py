@@ -292,6 +292,8 @@ async def _body(request: web.Request, type_: type[T]) -> T:
     except msgspec.DecodeError as error:
         # ValidationError is one of these; its message names the field and not the value.
         raise Refused(400, f"the request body is wrong: {error}") from None
+    except UnicodeDecodeError:
+        raise Refused(400, "the request body is wrong: it is not UTF-8") from None
 
 
 @web.middleware

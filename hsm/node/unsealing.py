@@ -211,7 +211,7 @@ class Unsealing:
     async def _post(self, request: web.Request) -> web.Response:
         try:
             body = msgspec.json.decode(await request.read(), type=ShareBody)
-        except (msgspec.DecodeError, web.HTTPRequestEntityTooLarge):
+        except (msgspec.DecodeError, UnicodeDecodeError, web.HTTPRequestEntityTooLarge):
             return json_response({"error": "the request body is wrong: it must be one share as text"}, 400)
         if not self._waiting:
             return json_response({"error": STARTING_HINT if self.is_starting else NOTHING_SEALED}, 409)

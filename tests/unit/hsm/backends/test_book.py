@@ -155,6 +155,14 @@ def test_what_is_no_book_is_refused_by_name_and_left_alone(
     assert book.path.read_text() == text
 
 
+@pytest.mark.parametrize("data", [b'{"format": 1, "keys": {"\xff": {}}}', b"\xff", b"[" * 100_000])
+def test_bytes_that_are_no_text_are_no_book(book: Book, data: bytes) -> None:
+    book.path.write_bytes(data)
+    book.path.chmod(0o600)
+    with pytest.raises(BookError, match="is not a book"):
+        book.entries()
+
+
 @given(st.binary(max_size=200))
 def test_any_bytes_are_a_book_or_refused(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
     path = tmp_path_factory.mktemp("book") / "b"

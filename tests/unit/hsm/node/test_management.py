@@ -456,8 +456,9 @@ async def test_errors_are_sentences(api: Api, method: str, path: str, body: Any,
     assert api.changes == 0
 
 
-async def test_what_is_no_json_is_refused(api: Api) -> None:
-    status, answer = await api.call("POST", "/keys", data=b"{")
+@pytest.mark.parametrize("body", [b"{", b'{"label": "\xff"}'])
+async def test_what_is_no_json_is_refused(api: Api, body: bytes) -> None:
+    status, answer = await api.call("POST", "/keys", data=body)
     assert status == 400
     assert answer["error"].startswith("the request body is wrong: ")
 

@@ -236,7 +236,9 @@ async def test_nothing_that_was_typed_is_logged_or_answered(waiting: Vault, clie
     assert texts[0] not in repr(ShareBody(texts[0]))
 
 
-@pytest.mark.parametrize("body", [b"", b"{}", b"[]", b'{"share": 5}', b'{"share": "x", "more": 1}', b"x" * 20_000])
+@pytest.mark.parametrize(
+    "body", [b"", b"{}", b"[]", b'{"share": 5}', b'{"share": "\xff"}', b'{"share": "x", "more": 1}', b"x" * 20_000]
+)
 async def test_a_body_that_is_no_share_is_refused(waiting: Vault, client: Client, body: bytes) -> None:
     async with client.post("/unseal", data=body) as response:
         assert response.status == 400
