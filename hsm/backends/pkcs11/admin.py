@@ -46,6 +46,9 @@ from hsm.backends.vault.errors import VaultError
 from hsm.backends.x509_forms import FormProblem, request_builder, self_signed_builder, signature_hash
 from hsm.wire.schemes import KeyType, Scheme
 
+MAX_COPIES = 8
+"""Of one key, destroyed at once."""
+
 
 class Asks(Protocol):
     """A worker that can be asked. Blocks. Raises WorkerProblem."""
@@ -150,7 +153,7 @@ class Pkcs11Admin:
             found = _the_key(_listed(worker), reference)
             record = self._record(found)
             try:
-                worker.ask(Destroy(id=0, key=found.ski))
+                _destroy_all(worker, found)
             finally:
                 self._on_change()
             self._book.forget(found.ski)
@@ -251,6 +254,16 @@ class Pkcs11Admin:
                 found = _listed(worker)
             records = [self._record(key) for key in found]
         return sorted(records, key=lambda record: (record.label, record.ski))
+
+
+def _destroy_all(worker: Asks, key: FoundKey) -> None:
+    """Destroy a key and its copies: of one that is left the book would say nothing, so that it would be active."""
+    for _ in range(MAX_COPIES):
+        worker.ask(Destroy(id=0, key=key.ski))
+        if all(left.ski != key.ski for left in _listed(worker)):
+            return
+    sentence = f"key {key.label!r} is in the token still, though {MAX_COPIES} copies of it were destroyed; try again"
+    raise Pkcs11Problem(ProblemKind.UNAVAILABLE, sentence)
 
 
 def _listed(worker: Asks) -> tuple[FoundKey, ...]:

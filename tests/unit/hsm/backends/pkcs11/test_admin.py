@@ -141,6 +141,20 @@ def test_a_key_from_outside_is_flagged_for_ever(owned: Owned, kind: str) -> None
     assert owned.admin.get(f"in-{kind}").imported, "the token says so itself"
 
 
+def test_a_key_that_is_in_the_token_twice_is_gone_when_it_is_destroyed(owned: Owned, tmp_path: Path) -> None:
+    """Else the copy that is left would be a key about which nobody said anything: active."""
+    pem = rsa.generate_private_key(65537, 2048).private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    (tmp_path / "key.pem").write_bytes(pem)
+    for number in ("c1", "c2"):
+        what = ("--import", str(tmp_path / "key.pem"), "--label", f"copy-{number}", "--id", number)
+        owned.token.util(*what, "--force", "--token", owned.token.label, "--pin", owned.token.pin)
+    (record,) = [found for found in owned.admin.list() if found.label.startswith("copy-")]
+    owned.admin.change(record.ski.hex(), lambda _: KeyAttributes(state=KeyState.RETIRED))
+    assert owned.admin.destroy(record.ski.hex()).ski == record.ski
+    assert record.ski not in [found.ski for found in owned.admin.list()]
+    assert owned.book.attributes(record.ski) == KeyAttributes()
+
+
 def test_the_same_key_is_not_imported_twice(owned: Owned) -> None:
     key = ec.generate_private_key(ec.SECP256R1())
     pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
