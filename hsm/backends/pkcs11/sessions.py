@@ -166,7 +166,7 @@ class Session:
         """The signature, healing the session where it must. Raises CryptokiError, Refused, TranslationError."""
         key = self._token.keys.get(ski)
         if key is None:
-            raise Refused(Failure.INVALID, f"the token has no key {ski.hex()}")
+            raise Refused(Failure.KEY_GONE, f"the token has no key {ski.hex()}")
         if key.family is not scheme.family:
             raise Refused(Failure.INVALID, f"a {key.found.type.value} key can't sign {scheme.value}")
         self._forget_stale_handles()

@@ -50,6 +50,8 @@ def main(arguments: list[str]) -> int:
         print(f"the token worker got no socket: {error.strerror}", file=sys.stderr)  # noqa: T201
         return 2
     connection.setblocking(True)
+    # Some libraries start programs: the node would not hear the end of this process while they hold its socket.
+    connection.set_inheritable(False)
     serve(connection)
     return 0
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -20,6 +21,7 @@ from cryptography.hazmat.primitives.hashes import SHA256, SHA384, SHA512, HashAl
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 from cryptography.x509 import SubjectKeyIdentifier
 
+from hsm.backends.pkcs11 import worker as worker_module
 from hsm.backends.pkcs11.framing import frame
 from hsm.backends.pkcs11.messages import (
     Destroy,
@@ -126,7 +128,6 @@ def test_opening_tells_the_token_and_its_keys(worker: TokenWorker, token: SoftTo
 def test_wrong_requests_get_one_answer_each(worker: TokenWorker) -> None:
     key = keys_of(worker)["of-p256"]
     wrong = {
-        "has no key": Sign(id=worker.next_id(), key=b"?" * 20, scheme="ecdsa_sha256", payload=bytes(32)),
         "is no signature scheme": Sign(id=worker.next_id(), key=key.ski, scheme="md5", payload=bytes(32)),
         "signs 32 bytes": Sign(id=worker.next_id(), key=key.ski, scheme="ecdsa_sha256", payload=bytes(33)),
         "already": Generate(id=worker.next_id(), type=KeyType.P256, label="of-p256"),
@@ -140,6 +141,15 @@ def test_wrong_requests_get_one_answer_each(worker: TokenWorker) -> None:
         failed = expect(worker.ask(request), Failed)
         assert failed.kind == "invalid"
         assert says in failed.detail
+
+
+def test_a_key_that_is_not_there_is_gone_and_not_a_wrong_request(worker: TokenWorker) -> None:
+    """Others may have it: a node is not to blame for a key that somebody took away."""
+    failed = expect(
+        worker.ask(Sign(id=worker.next_id(), key=b"?" * 20, scheme="ecdsa_sha256", payload=bytes(32))), Failed
+    )
+    assert failed.kind == "key_gone"
+    assert "has no key" in failed.detail
 
 
 def test_a_key_generated_elsewhere_is_listed_and_signs(worker: TokenWorker, token: SoftToken) -> None:
@@ -184,7 +194,7 @@ def test_the_objects_that_a_uri_names_are_all_that_is_there(worker: TokenWorker,
         assert [key.label for key in opened.keys] == ["of-p384"]
         p256 = keys_of(worker)["of-p256"]
         request = Sign(id=narrow.next_id(), key=p256.ski, scheme="ecdsa_sha256", payload=bytes(32))
-        assert expect(narrow.ask(request), Failed).kind == "invalid"
+        assert expect(narrow.ask(request), Failed).kind == "key_gone"
 
 
 @pytest.mark.parametrize(
@@ -310,6 +320,17 @@ def test_a_number_that_is_no_socket() -> None:
     command = [sys.executable, "-m", "hsm.backends.pkcs11.worker", "99"]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30)
     assert (run.returncode, run.stderr) == (2, "the token worker got no socket: Bad file descriptor\n")
+
+
+def test_programs_that_a_library_starts_do_not_get_the_socket(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, theirs = socket.socketpair()
+    theirs.set_inheritable(True)  # as it comes from the node
+    served: list[socket.socket] = []
+    monkeypatch.setattr(worker_module, "_settle_in", lambda: None)
+    monkeypatch.setattr(worker_module, "serve", served.append)
+    assert worker_module.main([str(theirs.detach())]) == 0
+    with ours, served[0] as connection:
+        assert not connection.get_inheritable()
 
 
 def test_nothing_is_printed(tmp_path: Path) -> None:
