@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import fcntl
 import signal
 import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from proxy.demo.cluster import DEMO_SITES, SLOW_PROFILE, Cluster, ClusterSpec
+from proxy.demo.cluster import DEMO_SITES, SLOW_PROFILE, Cluster, ClusterSpec, check_what_is_installed
 from proxy.demo.processes import ProgramError
 from proxy.demo.words import welcome
 
@@ -50,10 +53,15 @@ def demo(
         typer.Option(help="What holds the keys: the software vault, a SoftHSM2 token, or a vault as slow as an HSM."),
     ] = Backend.VAULT,
     profile: Annotated[
-        str, typer.Option(help="With --backend simulated: the HSM to imitate; `sealgate node profiles` lists them.")
-    ] = SLOW_PROFILE,
+        str | None,
+        typer.Option(
+            help="With --backend simulated: the HSM to imitate; `sealgate node profiles` lists them."
+            f" [default: {SLOW_PROFILE}]"
+        ),
+    ] = None,
 ) -> None:
     """Start HSM nodes, two web servers and the proxy on this machine."""
+    _check_profile(backend, profile)
     with tempfile.TemporaryDirectory(prefix="sealgate-demo-") as temporary:
         place = directory or Path(temporary if check else "demo")
         wanted_port = port if port is not None else (0 if check else 8443)
@@ -63,12 +71,14 @@ def demo(
             port=wanted_port,
             workers=workers,
             backend=backend.value,
-            profile=profile,
+            profile=profile or SLOW_PROFILE,
             sites=DEMO_SITES,
         )
         cluster = Cluster(spec)
         try:
-            last_line = _run(cluster, seconds if check else None)
+            check_what_is_installed(spec)
+            with _claimed(spec.directory):
+                last_line = _run(cluster, seconds if check else None)
         except (ProgramError, OSError) as error:
             _say(f"The demo failed. {error}")
             raise typer.Exit(1) from None
@@ -77,6 +87,34 @@ def demo(
     if last_line is not None:
         typer.echo(last_line[0])
         raise typer.Exit(0 if last_line[1] else 1)
+
+
+def _check_profile(backend: Backend, profile: str | None) -> None:
+    """Before anything is made. Raises typer.BadParameter."""
+    from hsm.backends.simulated.profiles import PROFILES
+
+    if profile is None:
+        return
+    if backend is not Backend.SIMULATED:
+        raise typer.BadParameter(f"--profile is for --backend simulated; with {backend.value} leave it out")
+    if profile not in PROFILES:
+        raise typer.BadParameter(f"--profile: there is no {profile!r}; choose from {', '.join(PROFILES)}")
+
+
+@contextlib.contextmanager
+def _claimed(folder: Path) -> Iterator[None]:
+    """The folder is ours: a second demo would write over the configs of one that runs. Raises ProgramError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / ".lock").open("w")
+    except OSError as error:
+        raise ProgramError(f"The folder {folder} can't be used: {error.strerror}; give another --dir.") from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ProgramError(f"Another demo runs in {folder}; stop it, or give another --dir and --port.") from None
+        yield
 
 
 def _run(cluster: Cluster, check_s: float | None) -> tuple[str, bool] | None:

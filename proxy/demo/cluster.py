@@ -125,7 +125,7 @@ class Cluster:
 
     def prepare(self) -> None:
         """Makes the PKI, the keys and all configs; starts nothing. Raises ProgramError."""
-        _check_what_is_installed(self.spec)
+        check_what_is_installed(self.spec)
         directory = self.spec.directory
         pki = self._make_pki()
         self.ca, self.chains, self.token = pki.ca, pki.sites, pki.token
@@ -216,7 +216,7 @@ class Cluster:
             shutil.rmtree(self._socket_folder, ignore_errors=True)
 
 
-def _check_what_is_installed(spec: ClusterSpec) -> None:
+def check_what_is_installed(spec: ClusterSpec) -> None:
     """Says what is missing before anything is made. Raises ProgramError."""
     from certs.authority import PkiError
     from certs.softhsm_keys import find_module

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import shutil
 import socket
 import subprocess
@@ -217,6 +218,30 @@ def test_demo_port_in_use(tmp_path: Path) -> None:
         port = other.getsockname()[1]
         message = refused("demo", "--check", "--port", str(port), "--dir", str(tmp_path / "demo"))
     assert f"127.0.0.1:{port}" in message
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (("--profile", "yubihsm2"), "--profile is for --backend simulated"),
+        (("--backend", "simulated", "--profile", "yubi"), "there is no 'yubi'; choose from"),
+    ],
+)
+def test_demo_profile_that_means_nothing(tmp_path: Path, options: tuple[str, ...], sentence: str) -> None:
+    folder = tmp_path / "demo"
+    arguments = sealgate("demo", "--check", "--dir", str(folder), *options)
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert sentence in done.stderr
+    assert not folder.exists()
+
+
+def test_demo_folder_of_a_demo_that_runs(tmp_path: Path) -> None:
+    with (tmp_path / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        message = refused("demo", "--check", "--dir", str(tmp_path))
+    assert f"Another demo runs in {tmp_path}; stop it" in message
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
 
 
 def test_demo_folder_that_cannot_be_used(tmp_path: Path) -> None:
