@@ -117,6 +117,7 @@ def csr(
 ) -> None:
     """Make a certificate signing request for a CA."""
     body = {"subject": subject, "names": names or []}
+    _check_out(out)
     _write(_ask(socket, config, "POST", _at(key_path(key, "csr"), token), body), out, as_json)
 
 
@@ -134,6 +135,7 @@ def self_sign(
 ) -> None:
     """Make a certificate signed by the key itself."""
     body = {"subject": subject, "names": names or [], "days": days}
+    _check_out(out)
     _write(_ask(socket, config, "POST", _at(key_path(key, "self-sign"), token), body), out, as_json)
 
 
@@ -167,6 +169,8 @@ def import_key(
         body["password"] = (_read(password_file).splitlines() or [""])[0]
     elif ask_password:
         body["password"] = typer.prompt("Password of the PEM", hide_input=True, err=True)
+    elif "ENCRYPTED" in body["pem"]:
+        _fail(f"the key in {file} needs a password; give --password-file or --ask-password", EXIT_FAILED)
     _show(_ask(socket, config, "POST", "/keys/import", body)["key"], as_json)
 
 
@@ -237,7 +241,8 @@ def rotate(
 ) -> None:
     """Make a key's successor and a request for its certificate; the old key retires when the new one took over."""
     with _clear_errors():
-        quiet_s = parse_duration(quiet).total_seconds() if quiet is not None else None
+        quiet_s = _quiet_s(quiet)
+    _check_out(out)
     body = {"subject": subject, "names": names or [], "quiet_s": quiet_s}
     done = _ask(socket, config, "POST", _at(key_path(key, "rotate"), token), body)
     old, successor = done["key"]["label"], done["successor"]["label"]
@@ -245,8 +250,8 @@ def rotate(
     if not as_json:
         # Not to standard output, which may be the request's way to the CA.
         typer.echo(f"made {successor} ({done['successor']['ski']}) to take the place of {old}", err=True)
-        typer.echo(f"next: let access rules allow {successor}, have its request certified, give proxies the", err=True)
-        typer.echo(f"certificate in place of {old}'s; {old} retires {span} after its last use", err=True)
+        todo = f"let access rules allow {successor}, have its request certified, give proxies the certificate"
+        typer.echo(f"next: {todo} in place of {old}'s; {old} retires {span} after its last use", err=True)
     _write(done, out, as_json)
 
 
@@ -263,8 +268,10 @@ def destroy(
     as_json: JsonOption = False,
 ) -> None:
     """Destroy a key for ever, after a grace period in which it does not sign and `activate` takes it back."""
+    from hsm.backends.lifecycle import MAX_GRACE
+
     with _clear_errors():
-        span = parse_duration(grace)
+        span = parse_duration(grace, "--grace", least=timedelta(0), most=MAX_GRACE)
     if not yes:
         when = f"after {shown_duration(span)}" if span else "at all"
         _fail(f"{key!r} would sign no more, and destroying it can't be undone {when}; add --yes to do it", EXIT_USAGE)
@@ -275,6 +282,15 @@ def destroy(
         return _say(f"destroyed {label} ({changed['ski']})", changed, as_json)
     sentence = f"{label} signs no more and is destroyed at {shown_time(end)}; `sealgate key activate` takes that back"
     return _say(sentence, changed, as_json)
+
+
+def _quiet_s(quiet: str | None) -> float | None:
+    from hsm.backends.lifecycle import MIN_QUIET_S
+
+    if quiet is None:
+        return None
+    least = timedelta(seconds=MIN_QUIET_S)
+    return parse_duration(quiet, "--quiet", least=least, most=timedelta(days=365)).total_seconds()
 
 
 def _at(path: str, token: str) -> str:
@@ -320,6 +336,17 @@ def _read(file: Path) -> str:
         _fail(f"can't read {file}: {reason}", EXIT_FAILED)
 
 
+def _check_out(out: Path | None) -> None:
+    """Before anything is done: what is made must have a place to go."""
+    if out is None:
+        return
+    if out.is_dir():
+        _fail(f"can't write {out}: it is a folder", EXIT_FAILED)
+    if not os.access(out if out.exists() else out.parent, os.W_OK):
+        reason = "this user may not" if out.parent.is_dir() else f"there is no folder {out.parent}"
+        _fail(f"can't write {out}: {reason}; nothing was done", EXIT_FAILED)
+
+
 def _write(answer: dict[str, Any], out: Path | None, as_json: bool) -> None:
     """The PEM of an answer to a file or standard output; as JSON the whole answer to standard output."""
     if as_json:
@@ -331,6 +358,8 @@ def _write(answer: dict[str, Any], out: Path | None, as_json: bool) -> None:
         out.write_text(answer["pem"])
     except OSError as error:
         _fail(f"can't write {out}: {error.strerror}", EXIT_FAILED)
+    if not as_json:
+        typer.echo(f"made  {out}")
 
 
 def _say(sentence: str, key: dict[str, Any], as_json: bool) -> None:

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from hsm.backends.attributes import Purpose
-from hsm.cli.times import TextProblem, parse_time
+from hsm.cli.times import TextProblem, parse_time, shown_time
 
 ALL, NONE = "all", "none"
 
@@ -83,9 +83,17 @@ def attributes_from(
     if days_valid is not None:
         begin = parse_time(not_before) if not_before not in (None, NONE) else datetime.now(UTC).replace(microsecond=0)
         said["not_after"] = (begin + timedelta(days=days_valid)).isoformat()
+    _refuse_past(said.get("not_after"))
     if max_rate is not None:
         said["max_rate"] = None if max_rate == NONE else _rate(max_rate)
     return said
+
+
+def _refuse_past(not_after: str | None) -> None:
+    """A year that was mistyped would stop a site; who means it has a command for that."""
+    if not_after is not None and datetime.fromisoformat(not_after) <= datetime.now(UTC):
+        end = shown_time(datetime.fromisoformat(not_after))
+        raise TextProblem(f"{end} is past, so the key would not sign at all; if you mean that: `sealgate key retire`")
 
 
 def _time(text: str) -> str | None:

@@ -14,14 +14,16 @@ class TextProblem(Exception):
     """What was typed makes no sense; `str()` is a sentence for the user."""
 
 
-def parse_duration(text: str) -> timedelta:
-    """A number and a unit: "30s", "30m", "12h", "7d"; or "0". Raises TextProblem."""
-    if text == "0":
-        return timedelta(0)
+def parse_duration(text: str, option: str, *, least: timedelta, most: timedelta) -> timedelta:
+    """A number and a unit: "30s", "30m", "12h", "7d"; or "0". Raises TextProblem, which names the option."""
     match = _DURATION.match(text)
-    if match is None:
-        raise TextProblem(f"{text!r} is no duration; write a number and a unit, such as 30m, 12h or 7d, or just 0")
-    return timedelta(seconds=int(match["number"]) * _UNITS[match["unit"]])
+    if match is None and text != "0":
+        hint = "write a number and a unit, such as 30m, 12h or 7d"
+        raise TextProblem(f"{option}: {text!r} is no duration; {hint}{'' if least else ', or just 0'}")
+    span = timedelta(seconds=int(match["number"]) * _UNITS[match["unit"]]) if match else timedelta(0)
+    if not least <= span <= most:
+        raise TextProblem(f"{option} must be from {shown_duration(least)} to {shown_duration(most)}, not {text}")
+    return span
 
 
 def parse_time(text: str) -> datetime:

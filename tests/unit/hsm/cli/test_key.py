@@ -105,7 +105,7 @@ async def test_attributes_are_given_and_changed(shell: Shell) -> None:
 async def test_a_key_is_rotated(shell: Shell, tmp_path: Path) -> None:
     out = tmp_path / "out.csr"
     done = await shell.run("rotate", "www-p256", "--name", "www.example", "--quiet", "90s", "--out", str(out))
-    assert (done.exit_code, done.stdout) == (0, "")
+    assert (done.exit_code, done.stdout) == (0, f"made  {out}\n")
     assert "made www-p256-2 (" in done.stderr
     assert "www-p256 retires 90s after its last use" in done.stderr
     x509.load_pem_x509_csr(out.read_bytes())
@@ -133,13 +133,22 @@ async def test_every_command_speaks_json(shell: Shell, tmp_path: Path) -> None:
 async def test_certificates_go_to_a_file_or_to_standard_output(shell: Shell, tmp_path: Path) -> None:
     out = tmp_path / "out.pem"
     result = await shell.run("csr", "www-p256", "--name", "a.example", "--name", "b.example", "--out", str(out))
-    assert (result.exit_code, result.stdout) == (0, "")
+    assert (result.exit_code, result.stdout) == (0, f"made  {out}\n")
     names = x509.load_pem_x509_csr(out.read_bytes()).extensions.get_extension_for_class(x509.SubjectAlternativeName)
     assert names.value.get_values_for_type(x509.DNSName) == ["a.example", "b.example"]
     result = await shell.run("self-sign", "www-p256", "--subject", "CN=a.example", "-n", "a.example", "--days", "2")
     assert x509.load_pem_x509_certificate(result.stdout.encode()).subject.rfc4514_string() == "CN=a.example"
     result = await shell.run("csr", "www-p256", "--name", "a.example", "--out", str(tmp_path / "no" / "x"))
-    assert (result.exit_code, result.stderr) == (1, f"can't write {tmp_path}/no/x: No such file or directory\n")
+    sentence = f"can't write {tmp_path}/no/x: there is no folder {tmp_path}/no; nothing was done\n"
+    assert (result.exit_code, result.stderr) == (1, sentence)
+
+
+async def test_nothing_is_made_where_its_certificate_request_has_no_place(shell: Shell, tmp_path: Path) -> None:
+    for out in (tmp_path, tmp_path / "no" / "x"):
+        result = await shell.run("rotate", "mail", "--name", "mail.example", "--out", str(out))
+        assert (result.exit_code, len(result.stderr.splitlines())) == (1, 1)
+        assert f"can't write {out}: " in result.stderr
+    assert "mail-2" not in (await shell.run("list")).stdout
 
 
 async def test_a_key_is_imported_from_file_standard_input_and_with_a_password(shell: Shell, tmp_path: Path) -> None:
@@ -169,6 +178,9 @@ async def test_a_wrong_password_is_one_sentence_without_it(shell: Shell, tmp_pat
     result = await shell.run("import", "x", str(tmp_path / "locked.key"), "--ask-password", stdin="hunter2\n")
     assert result.exit_code == 1
     assert "hunter2" not in result.output
+    none = await shell.run("import", "x", str(tmp_path / "locked.key"))
+    sentence = f"the key in {tmp_path}/locked.key needs a password; give --password-file or --ask-password\n"
+    assert (none.exit_code, none.stderr) == (1, sentence)
     assert "Traceback" not in result.output
 
 
@@ -199,7 +211,11 @@ async def test_errors_are_one_clear_sentence(shell: Shell, arguments: list[str],
     ("arguments", "message"),
     [
         (["destroy", "mail", "--yes", "--grace", "1w"], "'1w' is no duration"),
-        (["rotate", "mail", "--quiet", "soon"], "'soon' is no duration"),
+        (["destroy", "mail", "--yes", "--grace", "4000d"], "--grace must be from 0s to 3650d, not 4000d"),
+        (["rotate", "mail", "--quiet", "soon"], "--quiet: 'soon' is no duration"),
+        (["rotate", "mail", "--quiet", "5s"], "--quiet must be from 15s to 365d, not 5s"),
+        (["generate", "x", "--not-after", "2020-01-31"], "2020-01-31 00:00 UTC is past, so the key would not sign"),
+        (["set", "x", "--not-before", "2020-01-01", "--days-valid", "9"], "2020-01-10 00:00 UTC is past, so the key"),
         (["generate", "x", "--not-after", "tomorrow"], "'tomorrow' is no time"),
         (["generate", "x", "--not-after", "2030-01-01", "--days-valid", "3"], "either --not-after or --days-valid"),
         (["generate", "x", "--max-rate", "inf"], "'inf' is no rate"),

@@ -9,6 +9,13 @@ from hypothesis import strategies as st
 
 from hsm.cli.times import TextProblem, parse_duration, parse_time, shown_age, shown_duration, shown_time
 
+EVER = timedelta(days=9_999_999)
+
+
+def parse_any(text: str) -> timedelta:
+    return parse_duration(text, "--grace", least=timedelta(0), most=EVER)
+
+
 NOW = datetime(2030, 1, 31, 12, 30, 59, tzinfo=UTC)
 
 
@@ -16,7 +23,7 @@ NOW = datetime(2030, 1, 31, 12, 30, 59, tzinfo=UTC)
     ("text", "seconds"), [("0", 0), ("0d", 0), ("45s", 45), ("30m", 1800), ("12h", 43_200), ("7d", 604_800)]
 )
 def test_durations_are_a_number_and_a_unit(text: str, seconds: int) -> None:
-    assert parse_duration(text) == timedelta(seconds=seconds)
+    assert parse_any(text) == timedelta(seconds=seconds)
 
 
 @pytest.mark.parametrize(
@@ -24,14 +31,22 @@ def test_durations_are_a_number_and_a_unit(text: str, seconds: int) -> None:
 )
 def test_other_durations_are_refused(text: str) -> None:
     with pytest.raises(TextProblem, match="is no duration; write a number and a unit"):
-        parse_duration(text)
+        parse_any(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "is_right"), [("14s", False), ("15s", True), ("1h", True), ("61m", False), ("0", False)]
+)
+def test_durations_have_bounds(text: str, is_right: bool) -> None:
+    with contextlib.nullcontext() if is_right else pytest.raises(TextProblem, match=f"--quiet must be .* not {text}"):
+        parse_duration(text, "--quiet", least=timedelta(seconds=15), most=timedelta(hours=1))
 
 
 @given(st.integers(0, 9_999_999), st.sampled_from("smhd"))
 def test_shown_durations_are_read_again(number: int, unit: str) -> None:
-    span = parse_duration(f"{number}{unit}")
+    span = parse_any(f"{number}{unit}")
     with contextlib.suppress(TextProblem):  # more seconds than anybody types
-        assert parse_duration(shown_duration(span)) == span
+        assert parse_any(shown_duration(span)) == span
 
 
 def test_times_are_dates_or_have_a_zone() -> None:
@@ -53,7 +68,7 @@ def test_any_text_is_taken_or_refused(text: str) -> None:
     with contextlib.suppress(TextProblem):
         assert parse_time(text).utcoffset() == timedelta(0)
     with contextlib.suppress(TextProblem):
-        assert parse_duration(text) >= timedelta(0)
+        assert parse_any(text) >= timedelta(0)
 
 
 def test_times_are_shown_to_the_minute() -> None:
