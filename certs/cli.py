@@ -80,10 +80,13 @@ def sign_request(
 
     try:
         authority = load_authority(folder / "intermediate.pem", folder / "intermediate.key", is_root=False)
-        files.write(out, issue_from_csr(authority, csr.read_bytes(), days=days), is_private=False)
-    except OSError as error:
-        typer.echo(f"error: {csr} can't be read: {error.strerror}", err=True)
-        raise typer.Exit(1) from None
+        try:
+            certificate = issue_from_csr(authority, csr.read_bytes(), days=days)
+        except OSError as error:
+            raise PkiError(f"{csr} can't be read: {error.strerror}") from None
+        except PkiError as error:
+            raise PkiError(f"{csr}: {error}") from None
+        files.write(out, certificate, is_private=False)
     except PkiError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(1) from None

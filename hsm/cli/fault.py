@@ -62,15 +62,17 @@ def list_faults(socket: SocketOption = None, config: ConfigOption = None, as_jso
 def set_fault(
     kind: Annotated[Kind, typer.Argument(help="What goes wrong.")],
     token: TokenOption = None,
-    factor: Annotated[float | None, typer.Option(help="slow: how many times as long; default 10.")] = None,
+    factor: Annotated[float | None, typer.Option(min=1, help="slow: how many times as long; default 10.")] = None,
     rate: Annotated[
-        float | None, typer.Option(help="error, wrong-signature: share of the signatures, 0 to 1; default 1.")
+        float | None,
+        typer.Option(min=0, max=1, help="error, wrong-signature: share of the signatures, 0 to 1; default 1."),
     ] = None,
     key: Annotated[
         str | None, typer.Option(help="error, wrong-signature, lost-key: pattern of labels; default: all keys.")
     ] = None,
     duration: Annotated[
-        float | None, typer.Option(help="Seconds after which it ends by itself; default: never, for a crash 10.")
+        float | None,
+        typer.Option(min=0.001, help="Seconds after which it ends by itself; default: never, for a crash 10."),
     ] = None,
     socket: SocketOption = None,
     config: ConfigOption = None,

@@ -86,7 +86,11 @@ def new_unlock(way: Way, deal: Deal | None, *, generate: bool = False) -> Unlock
     if way.wrapping_key is not None:
         return _token_key(way.wrapping_key, make=True)
     if way.key_file is not None:
-        return master_key.create_key_file(way.key_file) if generate else master_key.key_file(way.key_file)
+        if generate:
+            return master_key.create_key_file(way.key_file)
+        if not os.path.lexists(way.key_file):
+            raise Refused(f"{way.key_file} does not exist; --generate makes it")
+        return master_key.key_file(way.key_file)
     if way.passphrase_file is not None:
         return master_key.passphrase_from_file(way.passphrase_file)
     if not is_terminal():

@@ -24,7 +24,7 @@ def check_private_file(path: Path) -> None:
 
 def check_private_folder(path: Path) -> None:
     """Raise StoreError when others may put files beside the store or replace it."""
-    info = _stat(path)
+    info = _stat(path, missing=f"the folder {path} does not exist; make it: mkdir -m 700 {path}")
     if not stat.S_ISDIR(info.st_mode):
         raise StoreError(StoreReason.UNSAFE_FILE, f"{path} is not a folder")
     if info.st_mode & _OTHERS_MAY_WRITE:
@@ -90,10 +90,10 @@ def sync_folder(path: Path) -> None:
         os.close(number)
 
 
-def _stat(path: Path) -> os.stat_result:
+def _stat(path: Path, missing: str = "") -> os.stat_result:
     try:
         return path.stat()
     except FileNotFoundError:
-        raise StoreError(StoreReason.MISSING, f"{path} does not exist") from None
+        raise StoreError(StoreReason.MISSING, missing or f"{path} does not exist") from None
     except OSError as error:
         raise StoreError(StoreReason.MISSING, f"{path} can't be accessed: {error.strerror}") from None

@@ -69,7 +69,8 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         for field in ("factor", "rate", "key"):
             if getattr(self, field) is not None and field not in _TAKES[self.kind]:
                 takes = " and ".join(sorted(_TAKES[self.kind] | {"duration_s"}))
-                return f"a {self.kind.value} fault has no {field}; it takes {takes}"
+                article = "an" if self.kind is FaultKind.ERROR else "a"
+                return f"{article} {self.kind.value} fault has no {field}; it takes {takes}"
         return None
 
     def concerns(self, label: str) -> bool:

@@ -62,6 +62,9 @@ def test_a_request_is_certified(tmp_path: Path) -> None:
     assert len(x509.load_pem_x509_certificates((tmp_path / "shop.pem").read_bytes())) == 2
     status, output = run("sign", "--dir", folder, "--csr", tmp_path / "no.csr", "--out", tmp_path / "x.pem")
     assert (status, output) == (1, f"error: {tmp_path}/no.csr can't be read: No such file or directory\n")
+    (tmp_path / "no.csr").write_text("nonsense")
+    status, output = run("sign", "--dir", folder, "--csr", tmp_path / "no.csr", "--out", tmp_path / "x.pem")
+    assert (status, output) == (1, f"error: {tmp_path}/no.csr: this is not a PEM certificate request\n")
     status, output = run("sign", "--dir", tmp_path, "--csr", tmp_path / "shop.csr", "--out", tmp_path / "x.pem")
     assert status == 1
     assert "intermediate.pem can't be read" in output

@@ -99,6 +99,14 @@ def test_no_node_is_one_clear_sentence(tmp_path: Path) -> None:
     assert (result.exit_code, result.stderr) == (1, f"there is no socket {socket}; is the node running?\n")
 
 
+@pytest.mark.parametrize(("option", "value"), [("--rate", "5"), ("--factor", "0"), ("--duration", "-3")])
+def test_numbers_out_of_range_are_told_before_a_node_is_asked(option: str, value: str) -> None:
+    command = ["fault", "set", "slow", option, value, "--socket", "/nonexistent.sock"]
+    result = CliRunner().invoke(node_app, command)
+    assert result.exit_code == 2
+    assert option in result.stderr
+
+
 def test_every_kind_of_fault_can_be_set() -> None:
     assert [kind.value for kind in Kind] == [kind.value for kind in FaultKind]
 

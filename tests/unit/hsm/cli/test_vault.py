@@ -164,7 +164,8 @@ def test_shares_are_printed_once_each_and_any_m_open_the_vault(tmp_path: Path) -
 
 def test_shares_are_written_to_private_files(tmp_path: Path) -> None:
     status, output = run("init", "--store", tmp_path / "s.db", "--shares", "3/4", "--share-dir", tmp_path / "shares")
-    assert (status, output) == (1, f"error: {tmp_path}/shares does not exist\n")
+    shares = tmp_path / "shares"
+    assert (status, output) == (1, f"error: the folder {shares} does not exist; make it: mkdir -m 700 {shares}\n")
     (tmp_path / "shares").mkdir(mode=0o700)
     status, output = run("init", "--store", tmp_path / "s.db", "--shares", "3/4", "--share-dir", tmp_path / "shares")
     assert status == 0, output
@@ -273,3 +274,9 @@ def test_a_wrapping_key_that_can_not_be_is_one_sentence(uri: str, words: str, tm
     assert words in output
     assert "1234" not in output
     assert os.listdir(tmp_path) == []
+
+
+def test_a_key_file_that_is_missing_is_made_by_an_option(tmp_path: Path) -> None:
+    tmp_path.chmod(0o700)
+    status, output = run("init", "--store", tmp_path / "s.db", "--key-file", tmp_path / "k")
+    assert (status, output) == (1, f"error: {tmp_path}/k does not exist; --generate makes it\n")

@@ -121,7 +121,7 @@ def test_the_sample_says_what_the_defaults_are() -> None:
         (
             'type = "vault"',
             'type = "pkcs11"\npin = "geheim"',
-            r":14: tokens\[0\]\.pin: a PIN does not stand in a config",
+            r":14: tokens\[0\]\.pin: a PIN does not stand in",
         ),
         ('type = "vault"', 'type = "pkcs11"\npin_env = "12 geheim"', r"tokens\[0\]\.pin_env: expected str matching"),
         ("[tls]", "[tsl]", r"tsl: unknown key; did you mean 'tls'"),

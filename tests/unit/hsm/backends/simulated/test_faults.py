@@ -25,6 +25,7 @@ def test_every_kind_takes_a_duration_and_needs_nothing(kind: FaultKind) -> None:
         (Fault(kind=FaultKind.HANG, factor=2.0), "a hang fault has no factor; it takes duration_s"),
         (Fault(kind=FaultKind.SLOW, key="www-*"), "a slow fault has no key; it takes duration_s and factor"),
         (Fault(kind=FaultKind.LOST_KEY, rate=0.5), "a lost-key fault has no rate; it takes duration_s and key"),
+        (Fault(kind=FaultKind.ERROR, factor=2.0), "an error fault has no factor; it takes duration_s and key and rate"),
         (Fault(kind=FaultKind.CRASH, key="www"), "a crash fault has no key; it takes duration_s"),
     ],
 )
