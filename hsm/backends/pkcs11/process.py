@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import socket
@@ -43,8 +44,10 @@ class WorkerProcess:
                     close_fds=True,
                     start_new_session=True,  # Ctrl-C at a terminal is the node's to handle
                 )
-        except BaseException:
+        except BaseException as error:
             self.connection.close()
+            if isinstance(error, ValueError):  # a variable that no environment can hold
+                raise OSError(errno.EINVAL, str(error)) from None
             raise
 
     @property

@@ -175,7 +175,7 @@ class TokenSupervisor:
         for command in commands:
             match command:
                 case ReadPin(number):
-                    self._in_thread(lambda number=number: self._read_pin(number))  # type: ignore[misc]
+                    self._begin_reading(number)
                 case StartWorker():
                     self._begin_worker()
                 case EndWorker():
@@ -191,6 +191,12 @@ class TokenSupervisor:
                 case _:
                     raise RuntimeError(f"unexpected command: {command}")
         self._set_timer()
+
+    def _begin_reading(self, number: int) -> None:
+        try:
+            self._in_thread(lambda: self._read_pin(number))
+        except RuntimeError as error:  # the system gives no more threads now
+            self._loop.call_soon(self._pin_read, number, f"the PIN can't be read: {error}")
 
     def _read_pin(self, number: int) -> None:
         """In a thread."""
@@ -221,9 +227,16 @@ class TokenSupervisor:
         except OSError as error:
             self._loop.call_soon(self._worker_ended, f"the token's process can't be started: {error.strerror}")
             return
+        try:
+            worker.watch(self._tell_end)
+        except RuntimeError as error:  # the system gives no more threads now; nobody would hear of its end
+            worker.connection.close()
+            worker.kill()
+            worker.wait(END_TIMEOUT_S)
+            self._loop.call_soon(self._worker_ended, f"the token's process can't be watched: {error}")
+            return
         self._worker = worker
         self._link = WorkerLink(worker.connection, self._loop, self._on_answer, self._link_lost)
-        worker.watch(self._tell_end)
         pin = self._login.pin.reveal() if self._login.pin is not None else None
         self._link.send(
             Open(

@@ -76,6 +76,7 @@ def token_settings(config: Pkcs11TokenConfig, resolve: Callable[[str], Path]) ->
         pin = _pin_source(config, uri, resolve)
     except (UriProblem, PinProblem) as problem:
         raise TokenProblem(f"token {config.name!r}: {problem}") from None
+    _check_environment(config)
     return TokenSettings(
         name=config.name,
         module=_module(config, uri, resolve),
@@ -91,6 +92,13 @@ def token_settings(config: Pkcs11TokenConfig, resolve: Callable[[str], Path]) ->
         retry_min_s=config.retry_min_s,
         retry_max_s=config.retry_max_s,
     )
+
+
+def _check_environment(config: Pkcs11TokenConfig) -> None:
+    for name, value in config.environment.items():
+        if not name or "=" in name or "\0" in name + value:
+            sentence = f"no variable can be called {name!r}" if "\0" not in value else f"{name!r} holds a zero byte"
+            raise TokenProblem(f"token {config.name!r}: `environment`: {sentence}; correct it")
 
 
 def _backend(settings: TokenSettings, book: Book, login: LoginSource, loop: asyncio.AbstractEventLoop) -> Pkcs11Backend:

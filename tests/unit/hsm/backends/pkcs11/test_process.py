@@ -33,6 +33,12 @@ def test_a_worker_has_its_socket_and_no_other_file() -> None:
     assert len(files - {0, 1, 2}) == 2, "its socket, and the folder that it looks at"
 
 
+@pytest.mark.parametrize("environment", [{"A=B": "c"}, {"A": "b\0c"}, {"A\0": "b"}])
+def test_an_environment_that_can_not_be_is_an_error_of_the_start(environment: dict[str, str]) -> None:
+    with pytest.raises(OSError, match=r"environment|null byte"):
+        WorkerProcess(environment)
+
+
 def test_a_worker_has_the_environment_that_it_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NODE_SECRET", "hunter2")
     monkeypatch.setenv("LANG", "C.UTF-8")

@@ -287,6 +287,35 @@ async def test_a_worker_that_can_not_be_started_is_tried_again(rig: Rig) -> None
     assert starts == 2
 
 
+async def test_a_process_that_can_have_no_more_threads_goes_on_when_it_can(rig: Rig) -> None:
+    """Neither a PIN that nobody reads nor a worker whose end nobody hears keeps a token away for ever."""
+    readers, processes = iter((False, True, True, True)), []
+
+    def in_a_thread_or_not(work: Callable[[], None]) -> None:
+        if not next(readers):
+            raise RuntimeError("can't start new thread")
+        in_thread(work)
+
+    def start(settings: TokenSettings) -> Any:
+        worker = start_fake(settings)
+        processes.append(worker)
+        if len(processes) == 1:
+            worker.watch = no_thread  # type: ignore[method-assign]
+        return worker
+
+    def no_thread(_: Any) -> None:
+        raise RuntimeError("can't start new thread")
+
+    rig.supervisor._in_thread = in_a_thread_or_not
+    rig.supervisor._start_worker = start
+    await rig.supervisor.start()
+    await rig.is_up()
+    first, second = processes
+    assert first.pid != second.pid == rig.supervisor.worker_pid
+    assert first.wait(0.0), "it was ended"
+    assert isinstance(await rig.sign(), Signed)
+
+
 async def test_a_node_that_was_stopped_for_long_does_not_take_its_worker_for_hung(rig: Rig) -> None:
     await rig.supervisor.start()
     begun = rig.begin()

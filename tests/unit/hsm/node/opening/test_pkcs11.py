@@ -155,6 +155,9 @@ async def test_a_token_that_is_not_there_yet_comes_later(place: Place) -> None:
         ({"pin_env": "SEALGATE_NO_SUCH_PIN", "pin_file": None}, "SEALGATE_NO_SUCH_PIN"),
         ({"pin_env": "A_PIN"}, "more than once"),
         ({"pin_file": None}, "none is configured; name a file"),
+        ({"environment": {"A=B": "c"}}, "no variable can be called 'A=B'"),
+        ({"environment": {"": "c"}}, "no variable can be called ''"),
+        ({"environment": {"A": "\0"}}, "'A' holds a zero byte"),
     ],
 )
 async def test_what_is_wrong_with_a_config_is_said(place: Place, change: dict[str, Any], word: str) -> None:
