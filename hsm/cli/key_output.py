@@ -14,23 +14,33 @@ from hsm.cli.times import shown_age, shown_duration, shown_time
 Key = Mapping[str, Any]
 
 HEADINGS = ("LABEL", "STATE", "TYPE", "PURPOSE", "TOKEN", "SIGNATURES", "LAST USED", "SKI", "NOTES")
-_STATE, _SKI = HEADINGS.index("STATE"), HEADINGS.index("SKI")
+_STATE, _SKI, _NOTES = (HEADINGS.index(name) for name in ("STATE", "SKI", "NOTES"))
 _COLOURS = {"active": "green", "inactive": "yellow", "retired": "bright_black", "destroying": "red"}
 
 
 def key_table(keys: Sequence[Key], now: datetime, *, width: int | None = None, is_coloured: bool = False) -> str:
-    """All keys, a line each. Where a terminal's `width` does not hold them, their SKIs are left out."""
+    """All keys, a line each. Where a terminal's `width` does not hold them, their SKIs are left out; where that is not
+    enough, what is special about a key stands below it."""
     labels = {key["ski"]: key["label"] for key in keys}
     has_several_tokens = len({key["token"] for key in keys}) > 1
     rows = [_row(key, labels, now, with_token=has_several_tokens) for key in keys]
+    below = [""] * len(rows)
     cells = table(HEADINGS, rows)
-    if width is not None and max(len(GAP.join(line)) for line in cells) > width:
-        cells = table(HEADINGS, [(*row[:_SKI], "", *row[_SKI + 1 :]) for row in rows])
+    if width is not None and _is_wider(cells, width):
+        cells = table(HEADINGS, [(*row[:_SKI], "", row[_NOTES]) for row in rows])
+    if width is not None and _is_wider(cells, width):
+        cells = table(HEADINGS, [(*row[:_SKI], "", "") for row in rows])
+        below = [f"\n{GAP * 2}{plain(row[_NOTES])}" if row[_NOTES] else "" for row in rows]
     if is_coloured:
         cells[0] = [typer.style(cell, bold=True) for cell in cells[0]]
         for line in cells[1:]:
             line[_STATE] = typer.style(line[_STATE], fg=_COLOURS.get(line[_STATE].strip()))
-    return "\n".join(GAP.join(line).rstrip() for line in cells)
+    lines = [GAP.join(line).rstrip() for line in cells]
+    return "\n".join([lines[0], *(line + note for line, note in zip(lines[1:], below, strict=True))])
+
+
+def _is_wider(cells: list[list[str]], width: int) -> bool:
+    return max(len(GAP.join(line)) for line in cells) > width
 
 
 def _row(key: Key, labels: Mapping[str, str], now: datetime, *, with_token: bool) -> tuple[str, ...]:

@@ -53,6 +53,17 @@ def test_a_narrow_terminal_gets_no_skis_and_a_pipe_gets_everything() -> None:
     assert key_table([KEY], NOW, width=120) == key_table([KEY], NOW)
 
 
+def test_what_is_special_stands_below_a_key_where_a_terminal_is_too_narrow_for_it() -> None:
+    keys = [{**KEY, "not_after": "2030-02-01T00:00:00Z", "max_rate": 50}, OTHER]
+    assert key_table(keys, NOW, width=80).splitlines() == [
+        "LABEL  STATE   TYPE  PURPOSE     SIGNATURES  LAST USED",
+        "www    active  p256  tls-server  0           never",
+        "    valid until 2030-02-01 00:00 UTC, at most 50/s",
+        "www-2  active  p256  tls-server  1234        30s ago",
+    ]
+    assert "never      valid until" in key_table(keys, NOW, width=110)
+
+
 def test_states_are_coloured_only_where_it_is_wanted() -> None:
     keys = [{**KEY, "state": state} for state in ("active", "inactive", "retired", "destroying", "new in 2040")]
     coloured = key_table(keys, NOW, is_coloured=True)
