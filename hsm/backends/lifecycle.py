@@ -184,8 +184,17 @@ def is_due_to_be_destroyed(attributes: KeyAttributes, now: datetime) -> bool:
     )
 
 
-def is_replaced(record: KeyRecord, successor: KeyRecord | None, usage: Mapping[bytes, Usage], now: datetime) -> bool:
-    """Whether a key that is being rotated may retire: its successor is in use, and it was not used for long enough."""
+def is_replaced(
+    record: KeyRecord,
+    successor: KeyRecord | None,
+    usage: Mapping[bytes, Usage],
+    now: datetime,
+    watched_since: datetime | None = None,
+) -> bool:
+    """Whether a key that is being rotated may retire: its successor is in use, and it was not used for long enough.
+
+    That nobody used it says nothing of the time before `watched_since`, when nobody could have.
+    """
     attributes = record.attributes
     if attributes.state is not KeyState.ACTIVE or attributes.retire_quiet_s is None or successor is None:
         return False
@@ -193,7 +202,8 @@ def is_replaced(record: KeyRecord, successor: KeyRecord | None, usage: Mapping[b
         return False  # it was tried and taken out of use again: then nothing would sign
     if not usage.get(successor.ski, Usage()).signatures:
         return False
-    known = [when for when in (usage.get(record.ski, Usage()).last_used, successor.created) if when is not None]
+    times = (usage.get(record.ski, Usage()).last_used, successor.created, watched_since)
+    known = [when for when in times if when is not None]
     return not known or now - max(known) >= timedelta(seconds=attributes.retire_quiet_s)
 
 
@@ -204,8 +214,11 @@ def may_be_due(holder: KeyHolder, now: datetime) -> bool:
     return any(attributes.retire_quiet_s is not None or is_due_to_be_destroyed(attributes, now) for attributes in kept)
 
 
-def run_due(admin: KeyAdmin, now: datetime) -> list[str]:
+def run_due(admin: KeyAdmin, now: datetime, watched_since: datetime | None = None) -> list[str]:
     """Retire and destroy the keys of a token whose time has come; returns sentences to log. Blocks.
+
+    `watched_since` is since when the token could sign and whoever asks would have seen it: a node that was off knows of
+    no use in that time, and must not take it for quiet.
 
     Any node of the token may do it, also several at once. A key that can't be retired or destroyed keeps none of the
     others from it; a sentence says so, and it is tried again at the next call.
@@ -218,7 +231,7 @@ def run_due(admin: KeyAdmin, now: datetime) -> list[str]:
     usage = admin.usage() if rotated else {}
     for record in rotated:
         successor = records.get(record.attributes.successor or b"")
-        if successor is not None and is_replaced(record, successor, usage, now):
+        if successor is not None and is_replaced(record, successor, usage, now, watched_since):
             said.append(_retire(admin, record, successor, now))
     return [sentence for sentence in said if sentence]
 

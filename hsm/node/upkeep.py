@@ -20,6 +20,9 @@ from hsm.node.opening.opened import OpenToken
 from hsm.node.usage import UsageCounts
 from hsm.shared.logs import get_logger
 
+MAX_GAP_S = 60.0
+"""A node that did not look for so long was stopped, or its host was: nobody could have used its keys meanwhile."""
+
 
 def _utc_now() -> datetime:
     return datetime.now(UTC)
@@ -66,6 +69,8 @@ class TokenUpkeep:
         self._calls = calls
         self._now = now
         self._wall = wall
+        self._looked_at = self._watched_since = wall()
+        """Since when it would have been noticed if somebody had used the token's keys."""
         self._turn = asyncio.Lock()
         self._telling: _Telling | None = None
         self._failures: dict[str, str] = {}
@@ -106,16 +111,24 @@ class TokenUpkeep:
         """Has keys retired and destroyed whose time has come."""
         holder = self._token.backend or self._token.awaited
         wall = self._wall()
+        self._watch(wall)
         if holder is None or not may_be_due(holder, wall):
             return
         try:
-            said = await self._calls.run(lambda: run_due(self._token.admin, wall))
+            said = await self._calls.run(lambda: run_due(self._token.admin, wall, self._watched_since))
         except Exception as error:
             self._failed("keys_not_looked_after", error)
             return
         self._failures.pop("keys_not_looked_after", None)
         for sentence in said:
             self._log.warning("key_was_due", token=self.name, what=sentence)
+
+    def _watch(self, wall: datetime) -> None:
+        """A key that nobody used while the node slept or its token was away may be in use all the same."""
+        slept_s = (wall - self._looked_at).total_seconds()
+        if self._token.state() != "up" or not 0 <= slept_s <= MAX_GAP_S:
+            self._watched_since = wall
+        self._looked_at = wall
 
     def _failed(self, event: str, error: Exception) -> None:
         # Only what the token's owner may be told is known to hold no secret.

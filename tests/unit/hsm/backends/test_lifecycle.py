@@ -70,8 +70,8 @@ class Token:
     def destroy(self, reference: str) -> Key:
         return self.keys.pop(reference)
 
-    def run_due(self, now: datetime) -> list[str]:
-        return lifecycle.run_due(self, now)  # type: ignore[arg-type]  # it asks for no more than this
+    def run_due(self, now: datetime, watched_since: datetime | None = None) -> list[str]:
+        return lifecycle.run_due(self, now, watched_since)  # type: ignore[arg-type]  # it asks for no more than this
 
     # The last method, because in the class body its name hides the built-in type from annotations below it.
     def list(self) -> Sequence[Key]:
@@ -289,6 +289,14 @@ def test_a_key_that_never_ends_is_followed_by_one_that_never_ends() -> None:
     for_ever = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
     key = Key(attributes=KeyAttributes(not_after=for_ever), created=NOW - DAY)
     assert lifecycle.succeeding(key, NOW).not_after == for_ever
+
+
+def test_a_time_in_which_nobody_watched_is_not_quiet() -> None:
+    """The nodes were off for a day: that nobody used the key says nothing."""
+    token, old, _successor = rotated(NOW - DAY, 5, NOW - DAY)
+    assert token.run_due(NOW, NOW - 599 * SECOND) == []
+    assert token.keys[old.ski.hex()].attributes.state is ACTIVE
+    assert len(token.run_due(NOW, NOW - 600 * SECOND)) == 1
 
 
 def test_a_successor_that_is_gone_retires_nothing() -> None:

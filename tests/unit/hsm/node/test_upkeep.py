@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import cast
@@ -159,7 +160,7 @@ async def test_keys_that_could_not_be_looked_after_are_tried_again(monkeypatch: 
     desk = Desk()
     calls = 0
 
-    def broken(_admin: KeyAdmin, _now: datetime) -> list[str]:
+    def broken(_admin: KeyAdmin, _now: datetime, _since: datetime) -> list[str]:
         nonlocal calls
         calls += 1
         raise OSError("disk")
@@ -171,3 +172,32 @@ async def test_keys_that_could_not_be_looked_after_are_tried_again(monkeypatch: 
         await desk.upkeep.do_what_is_due()
     assert calls == 2
     assert [line["event"] for line in lines] == ["keys_not_looked_after"]
+
+
+async def test_a_time_in_which_nobody_could_sign_is_no_quiet_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After an outage the proxies need a moment to use a key again that is being rotated."""
+    clock, state, seen = [WALL], ["up"], list[datetime]()
+    backend = FakeBackend({KEY: "cheap"})
+    token = replace(open_token("vault", backend), state=lambda: state[0])
+    upkeep = TokenUpkeep("node-1", token, UsageCounts(), BlockingCalls(), now=lambda: 0.0, wall=lambda: clock[0])
+
+    def due(_admin: KeyAdmin, _now: datetime, since: datetime) -> list[str]:
+        seen.append(since)
+        return []
+
+    async def look_after(seconds: float) -> timedelta:
+        clock[0] += timedelta(seconds=seconds)
+        await upkeep.do_what_is_due()
+        return clock[0] - seen[-1]
+
+    monkeypatch.setattr("hsm.node.upkeep.run_due", due)
+    monkeypatch.setattr("hsm.node.upkeep.may_be_due", lambda _holder, _now: True)
+    assert await look_after(10) == timedelta(seconds=10), "the node was off before"
+    assert await look_after(10) == timedelta(seconds=20)
+    assert await look_after(3600) == timedelta(0), "its host was suspended"
+    assert await look_after(10) == timedelta(seconds=10)
+    state[0] = "reopening"
+    assert await look_after(10) == timedelta(0), "the token is away"
+    state[0] = "up"
+    assert await look_after(10) == timedelta(seconds=10)
+    assert await look_after(-5) == timedelta(0), "the clock was set back"
