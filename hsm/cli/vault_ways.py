@@ -133,12 +133,12 @@ def read_share(path: Path) -> str:
         raise Refused(f"{path} is not text; is it a share?") from None
 
 
-def ask_share(question: str = SHARE_QUESTION) -> str:
-    """A share that somebody types. Raises Refused where nobody can."""
+def ask_share(question: str = SHARE_QUESTION, *, option: str = "--share-file (or - for standard input)") -> str:
+    """A share that somebody types; `option` names it else. Raises Refused where nobody can."""
     from hsm.store.share_text import is_complete
 
     if not is_terminal():
-        raise Refused("a share can be typed at a terminal only; give --share-file (or - for standard input)")
+        raise Refused(f"a share can be typed at a terminal only; give {option}")
     text = read_hidden(question, is_complete)
     if not text.strip():
         raise Refused("no share was typed")
@@ -155,12 +155,13 @@ def _from_shares(way: Way, header: WrappedKey) -> SharedSecret:
         if (wrong := _take(collection, read_share(path))) is not None:
             raise Refused(f"{path}: {wrong}")
     if way.share_files and collection.missing:
-        raise Refused(f"{collection.missing} more shares are needed: the vault is opened by {header.opened_by}")
+        more = "1 more share is" if collection.missing == 1 else f"{collection.missing} more shares are"
+        raise Refused(f"{more} needed: the vault is opened by {header.opened_by}")
     for _ in range(MAX_MISTAKES + header.share_set.threshold):
         if not collection.missing:
             return SharedSecret(collection.secret(), header.share_set)
         typer.echo(f"{collection.missing} more of the {header.opened_by.split(' of ', 1)[1]} needed", err=True)
-        if (wrong := _take(collection, ask_share())) is not None:
+        if (wrong := _take(collection, ask_share(option=f"{way.prefix}share-file, once for each"))) is not None:
             typer.echo(wrong, err=True)
     if collection.missing:
         raise Refused("too many wrong shares; nothing was changed")

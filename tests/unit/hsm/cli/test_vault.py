@@ -222,7 +222,7 @@ def test_what_opens_a_vault_can_be_changed_and_changed_back(tmp_path: Path) -> N
         files.create_private(path, text.split(str(store))[0].encode())
     old = [part for path in second for part in ("--old-share-file", path)]
     status, output = run("rewrap", "--store", store, *old[:4], "--passphrase-file", words)
-    assert (status, "error: 1 more shares are needed" in output) == (1, True)
+    assert (status, "error: 1 more share is needed" in output) == (1, True)
     status, output = run("rewrap", "--store", store, *old, "--passphrase-file", words)
     assert status == 0, output
     open_store(store, passphrase_file=words).close()

@@ -61,7 +61,7 @@ def test_wrong_share_files_are_named(tmp_path: Path) -> None:
         present_unlock(Way(share_files=(good, other)), BY_SHARES)
     with pytest.raises(Refused, match="good: share 1 was given already"):
         present_unlock(Way(share_files=(good, good)), BY_SHARES)
-    with pytest.raises(Refused, match="1 more shares are needed"):
+    with pytest.raises(Refused, match="1 more share is needed"):
         present_unlock(Way(share_files=(good,)), BY_SHARES)
 
 
@@ -90,9 +90,17 @@ def test_typing_ends_when_the_share_is_there(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_who_can_not_type_is_not_asked_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vault_ways, "ask_share", lambda: "AAAAA")
+    monkeypatch.setattr(vault_ways, "ask_share", lambda **_: "AAAAA")
     with pytest.raises(Refused, match="too many wrong shares"):
         present_unlock(Way(), BY_SHARES)
+
+
+def test_without_a_terminal_the_option_for_share_files_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vault_ways, "is_terminal", lambda: False)
+    with pytest.raises(Refused, match="at a terminal only; give --old-share-file, once for each"):
+        present_unlock(Way(prefix="--old-"), BY_SHARES)
+    with pytest.raises(Refused, match="at a terminal only; give --share-file"):
+        ask_share()
 
 
 def test_files_open_what_they_are_given_for(tmp_path: Path) -> None:
