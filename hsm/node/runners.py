@@ -22,7 +22,7 @@ from hsm.wire.errors import ErrorCode
 
 MAX_TICK_S = 0.05
 AHEAD_PER_THREAD = 4
-PATIENCE_S = 0.001
+PATIENCE_S = 0.0015
 """Longest time an answer waits for others to leave with it, while the threads have more to sign."""
 LOOP_SERVICE_S = 0.0001
 TOO_LONG = "the token took too long"

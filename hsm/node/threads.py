@@ -24,6 +24,7 @@ class SigningThreads(Generic[T]):
     event loop and be safe to call from threads (`loop.call_soon_threadsafe`). One wake-up serves all items that are
     finished until the loop comes round. While there is more to do, finished items may wait up to `patience_s` for
     others, so that one turn of the loop and one write to a client serve several; the last one always wakes the loop.
+    They wait only where another that takes as long as the last would be done by then: nobody waits for a slow key.
     """
 
     def __init__(self, count: int, work: Work[T], wake: Callable[[], None], *, patience_s: float = 0.0) -> None:
@@ -65,19 +66,21 @@ class SigningThreads(Generic[T]):
 
     def _run(self) -> None:
         while (item := self._todo.get()) is not None:
+            began = time.monotonic()
             self._work(item)
             with self._lock:
-                must_wake = self._must_wake(item)
+                must_wake = self._must_wake(item, began)
             if must_wake:
                 self._wake()
 
-    def _must_wake(self, item: T) -> bool:
+    def _must_wake(self, item: T, began: float) -> bool:
         """Adds a finished item; whether it is time to tell the loop."""
         now = time.monotonic()
         if not self._done:
             self._since = now
         self._done.append(item)
-        if self._is_woken or (not self._todo.empty() and now - self._since < self._patience_s):
+        next_done = now + (now - began)
+        if self._is_woken or (not self._todo.empty() and next_done - self._since < self._patience_s):
             return False
         self._is_woken = True
         return True

@@ -74,3 +74,22 @@ def test_results_wait_for_others_while_there_is_more_to_do_but_not_for_long() ->
     assert threads.stop(PATIENCE_S)
     assert wakes == [0, 1], "the last one wakes the loop at once"
     assert threads.collect() == [3]
+
+
+def test_no_result_waits_for_another_that_takes_longer_than_the_patience() -> None:
+    wakes: list[int] = []
+    gates = [threading.Event() for _ in range(2)]
+    threads: SigningThreads[int] = SigningThreads(
+        1, lambda number: gates[number].wait(PATIENCE_S), lambda: wakes.append(len(wakes)), patience_s=0.02
+    )
+    for number in range(2):
+        threads.give(number)
+    time.sleep(0.03)  # so long takes the first
+    gates[0].set()
+    deadline = time.monotonic() + PATIENCE_S
+    while not wakes and time.monotonic() < deadline:
+        time.sleep(0.001)
+    assert wakes == [0], "though there is more to do"
+    assert threads.collect() == [0]
+    gates[1].set()
+    assert threads.stop(PATIENCE_S)
