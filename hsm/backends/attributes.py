@@ -76,7 +76,7 @@ def scheme_problem(names: tuple[str, ...], type_: KeyType) -> str | None:
     for name in names:
         scheme = SCHEME_BY_NAME.get(name)
         if scheme is None:
-            return f"{name!r} is no scheme; choose of {', '.join(SCHEME_BY_NAME)}"
+            return f"{name!r} is no scheme; choose from {', '.join(SCHEME_BY_NAME)}"
         if scheme.family is not type_.family:
             return f"a {type_.value} key can't sign {name}; leave it out"
     return None

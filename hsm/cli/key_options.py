@@ -29,7 +29,9 @@ class NewKeyType(StrEnum):
 
 
 SocketOption = Annotated[Path | None, typer.Option("--socket", help="The node's management socket.")]
-ConfigOption = Annotated[Path | None, typer.Option("--config", "-c", help="The node's config; it names the socket.")]
+ConfigOption = Annotated[
+    Path | None, typer.Option("--config", "-c", help="The node's config, for its socket; default: node.toml.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 KeyArgument = Annotated[str, typer.Argument(metavar="KEY", help="The key's label or its SKI in hex.")]
 OutOption = Annotated[Path | None, typer.Option("--out", "-o", help="File to write; default: standard output.")]

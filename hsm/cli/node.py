@@ -49,7 +49,8 @@ def check_node(config: ConfigOption = Path("node.toml")) -> None:
 def show_status(
     socket: Annotated[Path | None, typer.Option("--socket", help="The node's management socket.")] = None,
     config: Annotated[
-        Path | None, typer.Option("--config", "-c", help="The node's config; it names the socket.")
+        Path | None,
+        typer.Option("--config", "-c", help="The node's config, for its socket; default: node.toml."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
 ) -> None:
@@ -63,7 +64,8 @@ def show_status(
 def reload_node(
     socket: Annotated[Path | None, typer.Option("--socket", help="The node's management socket.")] = None,
     config: Annotated[
-        Path | None, typer.Option("--config", "-c", help="The node's config; it names the socket.")
+        Path | None,
+        typer.Option("--config", "-c", help="The node's config, for its socket; default: node.toml."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
 ) -> None:

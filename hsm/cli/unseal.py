@@ -17,7 +17,8 @@ EXIT_FAILED = 1
 def unseal_node(
     socket: Annotated[Path | None, typer.Option("--socket", help="The node's management socket.")] = None,
     config: Annotated[
-        Path | None, typer.Option("--config", "-c", help="The node's config; it names the socket.")
+        Path | None,
+        typer.Option("--config", "-c", help="The node's config, for its socket; default: node.toml."),
     ] = None,
     share_file: Annotated[
         list[Path] | None,

@@ -37,8 +37,8 @@ WrappingKey = Annotated[
     typer.Option(
         "--wrapping-key",
         metavar="URI",
-        help="Secret key in a PKCS#11 token, made where missing: "
-        "pkcs11:token=T;object=LABEL?module-path=LIB&pin-source=file:PIN.",
+        help="PKCS#11 URI of a secret key in a token, made where missing: with token, object (its label), module-path"
+        " and pin-source.",
     ),
 ]
 

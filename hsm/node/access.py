@@ -86,13 +86,13 @@ def rule_problems(rule: AccessRule) -> Iterator[tuple[str, str]]:
         yield "schemes", 'is empty, so the rule allows nothing; name schemes or write "*"'
     for name in rule.schemes:
         if name != ANY and name not in SCHEME_BY_NAME:
-            yield "schemes", f"{name!r} is no scheme; choose of {', '.join(SCHEME_BY_NAME)}, or *"
+            yield "schemes", f"{name!r} is no scheme; choose from {', '.join(SCHEME_BY_NAME)}, or *"
     known = [purpose.value for purpose in Purpose]
     if not rule.purposes:
-        yield "purposes", f"is empty, so the rule allows nothing; choose of {', '.join(known)}"
+        yield "purposes", f"is empty, so the rule allows nothing; choose from {', '.join(known)}"
     for name in rule.purposes:
         if name not in known:
-            yield "purposes", f"{name!r} is no purpose of a key; choose of {', '.join(known)}"
+            yield "purposes", f"{name!r} is no purpose of a key; choose from {', '.join(known)}"
 
 
 class Denial(StrEnum):

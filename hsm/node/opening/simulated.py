@@ -63,7 +63,7 @@ def model_of(config: SimulatedTokenConfig) -> DeviceModel:
     profile = PROFILES.get(config.profile)
     if profile is None:
         known = ", ".join(PROFILES)
-        raise TokenProblem(f"token {config.name!r}: there is no profile {config.profile!r}; choose of {known}")
+        raise TokenProblem(f"token {config.name!r}: there is no profile {config.profile!r}; choose from {known}")
     try:
         return tuned(
             profile.model(),

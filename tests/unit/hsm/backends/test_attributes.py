@@ -41,7 +41,7 @@ def test_schemes_are_those_of_the_type_unless_some_are_named() -> None:
     [
         (("rsa_pss_sha256",), KeyType.RSA_OTHER, None),
         ((), KeyType.P256, None),
-        (("dsa",), KeyType.P256, "'dsa' is no scheme; choose of rsa_pkcs1_sha256"),
+        (("dsa",), KeyType.P256, "'dsa' is no scheme; choose from rsa_pkcs1_sha256"),
         (("ecdsa_sha256", "ed25519"), KeyType.P256, "a p256 key can't sign ed25519"),
     ],
 )

@@ -193,7 +193,7 @@ async def test_a_wrong_password_is_one_sentence_without_it(shell: Shell, tmp_pat
         (["generate", "a b"], "label"),
         (["csr", "mail"], "give at least one name"),
         (["self-sign", "mail", "-n", "a.example", "--days", "398"], "days must be 1 to 397 for a tls-server key"),
-        (["generate", "x", "--scheme", "dsa"], "'dsa' is no scheme; choose of"),
+        (["generate", "x", "--scheme", "dsa"], "'dsa' is no scheme; choose from"),
         (["show", "mail", "--token", "hsm"], "this node has no token 'hsm'; it has vault"),
         (["rotate", "mail"], "give at least one name"),
         (["import", "x", "/nonexistent.pem"], "can't read /nonexistent.pem: No such file or directory"),

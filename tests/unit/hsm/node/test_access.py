@@ -125,9 +125,13 @@ def test_grants_are_remembered_for_a_bounded_number_of_clients() -> None:
         (AccessRule("a", ("ski:12",)), "keys", '"ski:" and 40 hex digits'),
         (AccessRule("a", ("",)), "keys", "a label is empty"),
         (AccessRule("a", ("*",), ()), "schemes", "allows nothing"),
-        (AccessRule("a", ("*",), purposes=()), "purposes", "allows nothing; choose of tls-server, ca, code-signing"),
-        (AccessRule("a", ("*",), purposes=("web",)), "purposes", "'web' is no purpose of a key; choose of tls-server"),
-        (AccessRule("a", ("*",), ("rsa_md5",)), "schemes", "'rsa_md5' is no scheme; choose of rsa_pkcs1_sha256"),
+        (AccessRule("a", ("*",), purposes=()), "purposes", "allows nothing; choose from tls-server, ca, code-signing"),
+        (
+            AccessRule("a", ("*",), purposes=("web",)),
+            "purposes",
+            "'web' is no purpose of a key; choose from tls",
+        ),
+        (AccessRule("a", ("*",), ("rsa_md5",)), "schemes", "'rsa_md5' is no scheme; choose from rsa_pkcs1_sha256"),
     ],
 )
 def test_what_is_wrong_with_a_rule_is_said(rule: AccessRule, field: str, words: str) -> None:

@@ -93,7 +93,7 @@ def test_the_config_changes_the_profile() -> None:
 
 
 def test_what_can_not_be_is_one_clear_sentence() -> None:
-    with pytest.raises(TokenProblem, match=r"^token 'sim': there is no profile 'nshield'; choose of cloudhsm-hsm1, "):
+    with pytest.raises(TokenProblem, match=r"^token 'sim': there is no profile 'nshield'; choose from cloudhsm-hsm1, "):
         model_of(config_of(profile="nshield"))
     with pytest.raises(TokenProblem, match=r"^token 'sim': a 99th percentile of 1 ms is below the median of .* change"):
         model_of(config_of(latency_p99_ms=1.0))
