@@ -57,6 +57,8 @@ T = TypeVar("T")
 TROUBLE_COUNT = 3
 TROUBLE_S = 1.0
 """So many failures of sessions in a row, over so long: the worker did not heal by itself and is replaced."""
+STRAGGLER_FACTOR = 10.0
+"""While others are answered, a request may take so many times its limit: a token with much to do is slow, not hung."""
 SOON_S = 0.25
 """When to ask again while a worker is being started: about what that takes."""
 
@@ -86,6 +88,9 @@ class Supervision(Generic[T]):
         self.counts = Counts()
         self._requests: dict[int, _Request[T]] = {}
         self._last_id = 0
+        self._answers = 0
+        self._answers_seen = 0
+        self._answered_at = 0.0
         self._has_worker = False
         self._mark = b""
         self._reading = 0
@@ -197,6 +202,7 @@ class Supervision(Generic[T]):
 
     def answered(self, number: int) -> T | None:
         """A request was answered, well; None for one that has ended."""
+        self._answers += 1
         request = self._requests.pop(number, None)
         if request is None:
             return None
@@ -205,6 +211,7 @@ class Supervision(Generic[T]):
 
     def failed(self, number: int, kind: Failure, sentence: str, now: float) -> tuple[T | None, list[Command[T]]]:
         """A request was answered with a failure, which may mean that the worker must go."""
+        self._answers += 1
         request = self._requests.pop(number, None)
         asked = request.asked if request is not None else None
         if self.state is not TokenState.UP:
@@ -259,8 +266,8 @@ class Supervision(Generic[T]):
 
     def _look_after(self, now: float) -> list[Command[T]]:
         """The worker that is up: does it answer?"""
-        oldest = min((request.deadline for request in self._requests.values()), default=None)
-        if oldest is not None and oldest <= now:
+        hung_at = self._hung_at(now)
+        if hung_at is not None and hung_at <= now:
             return self._give_up_hung("a call of the library did not return", now)
         if self._ping is not None and self._ping[1] <= now:
             return self._give_up_hung("the worker did not answer", now)
@@ -271,8 +278,22 @@ class Supervision(Generic[T]):
                 self._last_id += 1
                 self._ping = (self._last_id, now + self._timing.call_timeout_s)
                 commands.append(SendPing(self._last_id))
-        self._due = self._ping_at if oldest is None else min(self._ping_at, oldest)
+        self._due = self._ping_at if hung_at is None else min(self._ping_at, hung_at)
         return commands
+
+    def _hung_at(self, now: float) -> float | None:
+        """When the worker is to be taken for hung, should no answer come; None where nothing is asked.
+
+        Limits count from the asking, and a token works off what was asked before: with answers coming, a request that
+        is late shows that there is much to do.
+        """
+        if self._answers != self._answers_seen:
+            self._answers_seen, self._answered_at = self._answers, now
+        oldest = min((request.deadline for request in self._requests.values()), default=None)
+        if oldest is None:
+            return None
+        limit_s = self._timing.call_timeout_s
+        return min(max(oldest, self._answered_at + limit_s), oldest + (STRAGGLER_FACTOR - 1.0) * limit_s)
 
     def _give_up_hung(self, what: str, now: float) -> list[Command[T]]:
         self.counts.hangs += 1
