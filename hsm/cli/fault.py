@@ -41,9 +41,10 @@ class Kind(StrEnum):
 TokenOption = Annotated[
     str | None, typer.Option("--token", help="The token's name; needed when the node has several simulated ones.")
 ]
-SocketOption = Annotated[Path | None, typer.Option("--socket", help="The node's management socket.")]
+SocketOption = Annotated[Path | None, typer.Option("--socket", readable=False, help="The node's management socket.")]
 ConfigOption = Annotated[
-    Path | None, typer.Option("--config", "-c", help="The node's config, for its socket; default: node.toml.")
+    Path | None,
+    typer.Option("--config", "-c", readable=False, help="The node's config, for its socket; default: node.toml."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 

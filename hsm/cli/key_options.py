@@ -28,9 +28,10 @@ class NewKeyType(StrEnum):
     RSA_4096 = "rsa-4096"
 
 
-SocketOption = Annotated[Path | None, typer.Option("--socket", help="The node's management socket.")]
+SocketOption = Annotated[Path | None, typer.Option("--socket", readable=False, help="The node's management socket.")]
 ConfigOption = Annotated[
-    Path | None, typer.Option("--config", "-c", help="The node's config, for its socket; default: node.toml.")
+    Path | None,
+    typer.Option("--config", "-c", readable=False, help="The node's config, for its socket; default: node.toml."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 KeyArgument = Annotated[str, typer.Argument(metavar="KEY", help="The key's label or its SKI in hex.")]

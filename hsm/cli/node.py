@@ -20,8 +20,11 @@ node_app = typer.Typer(
 )
 
 EXIT_FAILED = 1
+PIN_HINT = (
+    "put the right PIN where the config says it is: the node finds it; `sealgate node retry {name}` asks it to look"
+)
 
-ConfigOption = Annotated[Path, typer.Option("--config", "-c", help="The node's config file.")]
+ConfigOption = Annotated[Path, typer.Option("--config", "-c", readable=False, help="The node's config file.")]
 
 
 @node_app.command("run")
@@ -47,10 +50,12 @@ def check_node(config: ConfigOption = Path("node.toml")) -> None:
 
 @node_app.command("status")
 def show_status(
-    socket: Annotated[Path | None, typer.Option("--socket", help="The node's management socket.")] = None,
+    socket: Annotated[
+        Path | None, typer.Option("--socket", readable=False, help="The node's management socket.")
+    ] = None,
     config: Annotated[
         Path | None,
-        typer.Option("--config", "-c", help="The node's config, for its socket; default: node.toml."),
+        typer.Option("--config", "-c", readable=False, help="The node's config, for its socket; default: node.toml."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
 ) -> None:
@@ -62,10 +67,12 @@ def show_status(
 
 @node_app.command("reload")
 def reload_node(
-    socket: Annotated[Path | None, typer.Option("--socket", help="The node's management socket.")] = None,
+    socket: Annotated[
+        Path | None, typer.Option("--socket", readable=False, help="The node's management socket.")
+    ] = None,
     config: Annotated[
         Path | None,
-        typer.Option("--config", "-c", help="The node's config, for its socket; default: node.toml."),
+        typer.Option("--config", "-c", readable=False, help="The node's config, for its socket; default: node.toml."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
 ) -> None:
@@ -102,6 +109,8 @@ def _status_lines(status: dict[str, Any]) -> str:
     for token in status["tokens"]:
         lines.append(f"token {token['name']} ({token['kind']}): {_words(token['state'])}, keys {token['keys']}")
         lines += [f"  {line}" for line in _detail_lines(token["details"])]
+        if token["state"] == "pin_refused":
+            lines.append(f"  {PIN_HINT.format(name=token['name'])}")
         lines += [f"  {_lane_line(name, lane)}" for name, lane in token["lanes"].items()]
     return "\n".join(lines)
 

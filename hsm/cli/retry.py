@@ -14,10 +14,12 @@ from hsm.cli.management_client import ManagementProblem, call, socket_of
 
 def retry_token(
     token: Annotated[str, typer.Argument(help="Name of the token in the node's config.")],
-    socket: Annotated[Path | None, typer.Option("--socket", help="The node's management socket.")] = None,
+    socket: Annotated[
+        Path | None, typer.Option("--socket", readable=False, help="The node's management socket.")
+    ] = None,
     config: Annotated[
         Path | None,
-        typer.Option("--config", "-c", help="The node's config, for its socket; default: node.toml."),
+        typer.Option("--config", "-c", readable=False, help="The node's config, for its socket; default: node.toml."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
 ) -> None:

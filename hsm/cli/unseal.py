@@ -15,10 +15,12 @@ EXIT_FAILED = 1
 
 
 def unseal_node(
-    socket: Annotated[Path | None, typer.Option("--socket", help="The node's management socket.")] = None,
+    socket: Annotated[
+        Path | None, typer.Option("--socket", readable=False, help="The node's management socket.")
+    ] = None,
     config: Annotated[
         Path | None,
-        typer.Option("--config", "-c", help="The node's config, for its socket; default: node.toml."),
+        typer.Option("--config", "-c", readable=False, help="The node's config, for its socket; default: node.toml."),
     ] = None,
     share_file: Annotated[
         list[Path] | None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -105,7 +106,7 @@ def test_status_says_what_a_token_is_and_what_is_wrong_with_it() -> None:
         "problem": "the token is not there",
         "left_out": ["key 'x': its public key is not known"],
     }
-    status = {
+    status: dict[str, Any] = {
         "name": "node-1",
         "version": "1",
         "is_ready": True,
@@ -144,6 +145,21 @@ def test_status_says_what_a_token_is_and_what_is_wrong_with_it() -> None:
         "  this is not an HSM",
         "  profile yubihsm2; faults on: hang",
     ]
+    refused = _status_lines({**status, "tokens": [{**status["tokens"][0], "state": "pin_refused"}]})
+    assert "put the right PIN where the config says it is" in refused
+    assert "`sealgate node retry hsm`" in refused
+
+
+@pytest.mark.parametrize("option", ["--config", "--socket"])
+def test_what_may_not_be_read_is_told_by_our_own_sentences(
+    tmp_path: Path, option: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not by the parser of the command line, which says nothing of what to do."""
+    (tmp_path / "place").touch()
+    monkeypatch.setattr(os, "access", lambda *_more, **_named: False)
+    result = CliRunner().invoke(node_app, ["status", option, str(tmp_path / "place")])
+    assert (result.exit_code, "Usage" in result.stderr) == (1, False)
+    assert len(result.stderr.splitlines()) == 1 or option == "--config"
 
 
 @pytest.fixture
