@@ -52,7 +52,7 @@ def test_several_tokens_of_all_kinds_are_right(home: NodeHome) -> None:
         (PKCS11 + 'pin_file = "none"\n', r"tokens\[1\]\.pin_file: .*none does not exist"),
         (PKCS11 + PIN + "retry_min_s = 20\n", r"tokens\[1\]\.retry_min_s: is longer than retry_max_s"),
         (PKCS11 + "loop_queue = 4\n", r"tokens\[1\]\.loop_queue: unknown key"),
-        (PKCS11 + 'pin = "1234"\n', r"tokens\[1\]\.pin: unknown key"),
+        (PKCS11 + 'pin = "1234"\n', r"tokens\[1\]\.pin: a PIN does not stand in a config"),
         (SIMULATED.replace("true", "false"), r"tokens\[1\]: a simulated token is no HSM.* set i_know_this_is_not"),
         (SIMULATED.replace('key_file = "master.key"\n', ""), r"tokens\[1\]: set exactly one of passphrase_file"),
         (SIMULATED + "latency_ms = 5\nlatency_p99_ms = 4\n", r"tokens\[1\]\.latency_p99_ms: is less than latency_ms"),
