@@ -102,7 +102,10 @@ class Lane:
     @property
     def queued(self) -> int:
         """Tickets that wait, also those that were taken ahead."""
-        return len(self._queue) + max(0, len(self._occupied) - self.places)
+        ahead = len(self._occupied) - self.places
+        if ahead > 0:
+            ahead = min(ahead, sum(ticket.is_open for ticket in self._occupied))
+        return len(self._queue) + max(0, ahead)
 
     @property
     def occupied(self) -> int:

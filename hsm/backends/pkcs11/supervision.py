@@ -235,7 +235,7 @@ class Supervision(Generic[T]):
         if self.state is TokenState.PIN_REFUSED:
             return self._timing.retry_max_s
         if self.state is TokenState.BACKING_OFF and self._due is not None:
-            return max(0.0, self._due - now) + SOON_S
+            return min(max(0.0, self._due - now), self._timing.retry_max_s) + SOON_S
         return SOON_S
 
     # time

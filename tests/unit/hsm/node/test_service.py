@@ -206,7 +206,7 @@ async def test_a_deadline_ends_waiting_and_hanging_requests(play: Play) -> None:
         waiting: (ErrorCode.DEADLINE, "the deadline passed in the queue"),
     }
     lane = lane_of(play, LaneName.DEAR)
-    assert (lane.in_flight, lane.abandoned) == (1, 1)
+    assert (lane.queued, lane.in_flight, lane.abandoned) == (0, 1, 1)
     play.backend.gate.set()
     await until(lambda: lane_of(play, LaneName.DEAR).in_flight == 0)
     assert play.answers.count == 2

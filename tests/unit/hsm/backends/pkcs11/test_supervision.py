@@ -588,7 +588,7 @@ class AnyLife(RuleBasedStateMachine):
         if isinstance(number, BackendError):
             assert number.code is ErrorCode.BUSY
             assert number.retry_after_s is not None
-            assert 0 < number.retry_after_s <= TIMING.retry_max_s + SOON_S + 1e-6, "but for rounding"
+            assert 0 < number.retry_after_s <= TIMING.retry_max_s + SOON_S
             assert self.machine.state is not TokenState.UP or len(self.open) == 8
         else:
             assert number not in self.open
