@@ -17,6 +17,20 @@ class NodeState(StrEnum):
     DOWN = "down"
     DRAINING = "draining"
     CONNECTING = "connecting"
+    EJECTED = "ejected"
+    """Its link and probes are good, its results are not."""
+    DISABLED = "disabled"
+    """The operator wants it so."""
+
+
+class DoorDecision(StrEnum):
+    """What became of a new handshake while signing capacity was short."""
+
+    RESUMABLE = "resumable"
+    """Let in first: it offers a session to resume."""
+    ADMITTED = "admitted"
+    SHED = "shed"
+    """Refused: its range of addresses has had its share."""
 
 
 class ProxyObserver:
@@ -70,6 +84,21 @@ class ProxyObserver:
 
     def queue_changed(self, waiting: int) -> None:
         """How many jobs wait in this worker because no node can take them yet."""
+
+    def hedge_started(self, node: str) -> None:
+        """A second node was asked beside a slow one, at the cost of perhaps one more signature."""
+
+    def hedge_won(self, node: str) -> None:
+        """The second node that was asked answered first."""
+
+    def retry_delayed(self) -> None:
+        """A job must wait for its next attempt, because retries have used up their share."""
+
+    def node_ejected(self, node: str, why: str) -> None:
+        """Bad results took a node, or one of its keys, out of rotation; `why` is "consecutive" or "share"."""
+
+    def door_decided(self, listener: str, decision: DoorDecision) -> None:
+        """Signing capacity is short, and a new handshake was let in or shed."""
 
     # HTTP
     def request_finished(

@@ -6,7 +6,17 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from proxy.base.policy import Address, Count, Name, NodeAddress, Seconds, SigningPolicy, Strict
+from proxy.base.policy import (
+    Address,
+    Count,
+    DiscoverySource,
+    Name,
+    NodeAddress,
+    RoutingPolicy,
+    Seconds,
+    SigningPolicy,
+    Strict,
+)
 
 TlsVersion = Literal["1.2", "1.3"]
 Bytes = Annotated[int, Meta(ge=1, le=2**50)]
@@ -95,6 +105,8 @@ class SiteConfig(Strict, frozen=True, kw_only=True):
     upstream: Name
     default: bool = False
     """Serve clients that name no known site; at most one site may."""
+    signing_weight: Annotated[float, Meta(ge=0.01, le=100)] = 1.0
+    """Its share of signatures beside other sites while they all want more than there are."""
 
     @property
     def name(self) -> str:
@@ -167,5 +179,8 @@ class ProxyConfig(Strict, frozen=True, kw_only=True):
     listeners: Annotated[tuple[ListenerConfig, ...], Meta(min_length=1)]
     sites: Annotated[tuple[SiteConfig, ...], Meta(min_length=1)]
     upstreams: Annotated[tuple[UpstreamConfig, ...], Meta(min_length=1)]
-    nodes: Annotated[tuple[NodeAddress, ...], Meta(min_length=1)]
+    nodes: tuple[NodeAddress, ...] = ()
+    discovery: tuple[DiscoverySource, ...] = ()
+    """Nodes are listed, discovered, or both; one way is needed."""
     signing: SigningPolicy
+    routing: RoutingPolicy = RoutingPolicy()
