@@ -33,6 +33,23 @@ class DoorDecision(StrEnum):
     """Refused: its range of addresses has had its share."""
 
 
+class LookupOutcome(StrEnum):
+    """What came of looking up the name of a discovery source."""
+
+    OK = "ok"
+    PARTIAL = "partial"
+    """Some of its look-ups failed; what the others said counts."""
+    NO_NAME = "no_name"
+    """The name does not exist (NXDOMAIN)."""
+    NO_RECORDS = "no_records"
+    """The name has no records of the kind, or none that a node can have."""
+    SERVER_FAILED = "server_failed"
+    """Every server that was asked failed or refused."""
+    TIMEOUT = "timeout"
+    NO_SERVER = "no_server"
+    """There is nobody to ask: no `nameservers`, and none in /etc/resolv.conf."""
+
+
 class ProxyObserver:
     """Hears what happens and does nothing; subclasses override what they count. Durations are seconds."""
 
@@ -96,6 +113,12 @@ class ProxyObserver:
 
     def node_ejected(self, node: str, why: str) -> None:
         """Bad results took a node, or one of its keys, out of rotation; `why` is "consecutive" or "share"."""
+
+    def discovery_answered(self, source: str, outcome: LookupOutcome) -> None:
+        """The name of a discovery source was looked up."""
+
+    def discovery_known(self, source: str, nodes: int) -> None:
+        """How many nodes a source names now, by what its answers said so far."""
 
     def door_decided(self, listener: str, decision: DoorDecision) -> None:
         """Signing capacity is short, and a new handshake was let in or shed."""
