@@ -7,7 +7,7 @@ bytes. All times are seconds, all sizes bytes.
 from __future__ import annotations
 
 from proxy.base.errors import HttpReason, SigningReason, TlsReason
-from proxy.base.observe import NodeState, ProxyObserver
+from proxy.base.observe import LookupOutcome, NodeState, ProxyObserver
 from proxy.config.schema import ProxyConfig
 from proxy.run.cells import Family, Kind, Ledger
 
@@ -83,6 +83,13 @@ PROBE_DURATION = _histogram("sealgate_node_probe_duration_seconds", "Duration of
 NODE_UP = _family(Kind.GAUGE_MIN, "sealgate_node_up", "1 where every worker can use the node, else 0.", "node")
 NODE_STATE = _gauge("sealgate_node_state", "Workers that see the node in this state.", "node", "state")
 NODE_CHANGES = _counter("sealgate_node_changes_total", "Times a node came into this state.", "node", "state")
+LOOKUPS = _counter(
+    "sealgate_discovery_lookups_total", "Look-ups of names that stand for nodes.", "source", "outcome"
+)
+DISCOVERED = _family(Kind.GAUGE_MAX, "sealgate_discovery_nodes", "Nodes that a source names now.", "source")
+DISCOVERED_LIMIT = _family(
+    Kind.GAUGE_MAX, "sealgate_discovery_nodes_limit", "Nodes that are taken from one answer.", "source"
+)
 
 # HTTP
 REQUESTS = _counter("sealgate_http_requests_total", "Responses sent whole.", "site", "upstream", "method", "status")
@@ -165,6 +172,8 @@ class PrometheusObserver(ProxyObserver):
         self._node_up = ledger.cells(NODE_UP)
         self._node_state = ledger.cells(NODE_STATE)
         self._node_changes = ledger.cells(NODE_CHANGES)
+        self._lookups = ledger.cells(LOOKUPS)
+        self._discovered = ledger.cells(DISCOVERED)
         self._requests = ledger.cells(REQUESTS)
         self._request_duration = ledger.spreads(REQUEST_DURATION)
         self._request_bytes = ledger.cells(REQUEST_BYTES)
@@ -238,6 +247,12 @@ class PrometheusObserver(ProxyObserver):
         self._node_up[node,].value = int(state is NodeState.UP)
         self._node_changes[node, state.value].value += 1
 
+    def discovery_answered(self, source: str, outcome: LookupOutcome) -> None:
+        self._lookups[source, outcome.value].value += 1
+
+    def discovery_known(self, source: str, nodes: int) -> None:
+        self._discovered[source,].value = nodes
+
     def queue_changed(self, waiting: int) -> None:
         self._jobs_waiting.value = waiting
 
@@ -276,6 +291,9 @@ def declare_limits(ledger: Ledger, config: ProxyConfig) -> None:
     for node in config.nodes:
         ledger.cells(ATTEMPTS_LIMIT)[node.name,].value = config.signing.max_in_flight_per_node
         _ = ledger.cells(NODE_UP)[node.name,], ledger.cells(ATTEMPTS)[node.name, OK]
+    for source in config.discovery:
+        ledger.cells(DISCOVERED_LIMIT)[source.name,].value = source.max_nodes
+        _ = ledger.cells(LOOKUPS)[source.name, OK]
     for upstream in config.upstreams:
         ledger.cells(UPSTREAM_WAITING_LIMIT)[upstream.name,].value = upstream.max_waiting
         _ = ledger.cells(UPSTREAM_WAITING)[upstream.name,]

@@ -11,7 +11,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from proxy.base.errors import HttpReason, SigningReason, TlsReason
-from proxy.base.observe import NodeState, ProxyObserver
+from proxy.base.observe import LookupOutcome, NodeState, ProxyObserver
 from proxy.config.load import load_config
 from proxy.run import metrics
 from proxy.run.cells import Kind, Ledger, merge
@@ -47,6 +47,9 @@ def busy_observer() -> PrometheusObserver:
     observer.probe_finished("node-1", SigningReason.TIMEOUT, 1.0)
     observer.node_changed("node-1", NodeState.CONNECTING)
     observer.node_changed("node-1", NodeState.UP)
+    observer.discovery_answered("hsm", LookupOutcome.OK)
+    observer.discovery_answered("hsm", LookupOutcome.TIMEOUT)
+    observer.discovery_known("hsm", 2)
     observer.queue_changed(3)
     observer.request_finished("site", "web", "GET", 204, 0.01, 5, 7)
     observer.request_failed("site", "web", HttpReason.UPSTREAM_TIMEOUT, 504)
@@ -59,6 +62,7 @@ def busy_observer() -> PrometheusObserver:
 def everything() -> bytes:
     observer = busy_observer()
     declare_limits(observer.ledger, load_config(ROOT / "config" / "proxy.toml"))
+    observer.ledger.cells(metrics.DISCOVERED_LIMIT)["hsm",].value = 64
     worker = "worker-0"
     observer.ledger.cells(metrics.WORKER_CPU)[worker,].value = 1
     observer.ledger.cells(metrics.WORKER_MEMORY)[worker,].value = 1
@@ -93,6 +97,8 @@ def test_happenings_have_their_labels() -> None:
     assert numbers["sealgate_node_attempts_total"] == {("node-1", "ok"): 1, ("node-1", "busy"): 1}
     assert numbers["sealgate_signing_jobs_total"][("site", "ecdsa_sha256", "no_node")] == 1
     assert numbers["sealgate_node_up"] == {("node-1",): 1}
+    assert numbers["sealgate_discovery_lookups_total"] == {("hsm", "ok"): 1, ("hsm", "timeout"): 1}
+    assert numbers["sealgate_discovery_nodes"] == {("hsm",): 2}
     assert numbers["sealgate_node_state"][("node-1", "connecting")] == 0
     assert numbers["sealgate_http_requests_total"] == {("site", "web", "GET", "2xx"): 1}
     assert numbers["sealgate_http_failures_total"] == {("site", "web", "upstream_timeout", "504"): 1}
