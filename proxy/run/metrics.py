@@ -83,9 +83,7 @@ PROBE_DURATION = _histogram("sealgate_node_probe_duration_seconds", "Duration of
 NODE_UP = _family(Kind.GAUGE_MIN, "sealgate_node_up", "1 where every worker can use the node, else 0.", "node")
 NODE_STATE = _gauge("sealgate_node_state", "Workers that see the node in this state.", "node", "state")
 NODE_CHANGES = _counter("sealgate_node_changes_total", "Times a node came into this state.", "node", "state")
-LOOKUPS = _counter(
-    "sealgate_discovery_lookups_total", "Look-ups of names that stand for nodes.", "source", "outcome"
-)
+LOOKUPS = _counter("sealgate_discovery_lookups_total", "Look-ups of names that stand for nodes.", "source", "outcome")
 DISCOVERED = _family(Kind.GAUGE_MAX, "sealgate_discovery_nodes", "Nodes that a source names now.", "source")
 DISCOVERED_LIMIT = _family(
     Kind.GAUGE_MAX, "sealgate_discovery_nodes_limit", "Nodes that are taken from one answer.", "source"
