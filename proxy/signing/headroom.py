@@ -1,7 +1,7 @@
 """How much the nodes can still sign, and whether it is enough when one of them is lost. Pure.
 
-What a node can make is known in one of three ways, the best first: the operator says so; it was seen at its limit; or it
-is reckoned from the window and the latency (Little's law: what is under way = rate x time).
+What a node can make is known in one of three ways, the best first: the operator says so; it was seen at its limit; or
+it is reckoned from the window and the latency (Little's law: what is under way = rate x time).
 """
 
 from __future__ import annotations

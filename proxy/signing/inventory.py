@@ -30,6 +30,19 @@ class Inventory:
         self._holders: dict[bytes, tuple[str, ...]] = {}
         self.revision = 0
 
+    def add(self, node: str) -> None:
+        """A node more, of whose keys nothing is known."""
+        self._nodes += (node,)
+        self._listed[node] = None
+        self._changed()
+
+    def remove(self, node: str) -> None:
+        """A node less."""
+        self._nodes = tuple(each for each in self._nodes if each != node)
+        del self._listed[node]
+        self._missing = {pair: until for pair, until in self._missing.items() if pair[0] != node}
+        self._changed()
+
     def learn(self, node: str, skis: Iterable[bytes] | None) -> None:
         """Replace what is known of `node`: its list of keys, or None for a node that can't list them."""
         self._listed[node] = None if skis is None else frozenset(skis)

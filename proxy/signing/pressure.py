@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 
@@ -19,3 +20,26 @@ class Pressure:
 
 NO_PRESSURE = Pressure()
 """There is enough for everybody. One object for all, because it is asked for in every handshake."""
+
+SHORT_FROM = 0.25
+"""Share of the longest wait in the queue from which on capacity is short ..."""
+SHORT_UNTIL = 0.1
+"""... and below which it is not any more."""
+
+
+class PressureGauge:
+    """Reads the pressure from how many jobs wait for nodes that are up, without flapping."""
+
+    def __init__(self, longest_wait_s: float) -> None:
+        self._longest_wait_s = longest_wait_s
+        self._is_short = False
+
+    def read(self, waiting: int, rate_per_s: Callable[[], float]) -> Pressure:
+        """The pressure now; the rate is asked for only where jobs wait."""
+        if not waiting:
+            self._is_short = False
+            return NO_PRESSURE
+        rate = rate_per_s()
+        wait_s = waiting / rate if rate > 0 else float("inf")
+        self._is_short = wait_s > self._longest_wait_s * (SHORT_UNTIL if self._is_short else SHORT_FROM)
+        return Pressure(self._is_short, rate, wait_s)

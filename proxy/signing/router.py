@@ -1,55 +1,84 @@
 """The router: decides which node signs which job, when another is asked, who waits and when it is over. Pure.
 
-Theory of operation. A job is always in exactly one of three places: at a node (it has an `Attempt`), in the queue
-(`WaitingJobs`), or over. Every method takes what happened and the time, and returns commands, in the order in which
-they must be carried out. The caller keeps two promises: it reports `on_attempt_timeout` when an attempt's deadline
-comes, and calls `on_time` at `next_time()`. Then every job ends once, and not later than its deadline.
+Theory of operation. A job is always in exactly one of three places: at a node (it has an `Attempt`, perhaps a second
+one beside it, the hedge), in the queue (`WaitingJobs`), or over. Every method takes what happened and the time, and
+returns commands, in the order in which they must be carried out. The caller keeps two promises: it reports
+`on_attempt_timeout` when an attempt's deadline comes, and calls `on_time` at `next_time()`. Then every job ends
+once, and not later than its deadline.
 
 A signature has no side effect, so another node may always be asked. What a failure means for the job:
 
     busy, draining       the node is left out for a while; does not count, the next node is asked at once
     key not found        the inventory learns it; the next node is asked
     denied               this node will never sign this job; the next node is asked
-    timeout, link lost,  counts; the next node is asked at once; when every node has failed, the job rests
-    node error, wrong    (longer each round) before a second round; after `max_attempts` it fails with the last reason
+    link lost            counts; the next node is asked at once
+    timeout, node error, counts, and is paid for by the retry budget: where that is used up, the job rests; the next
+    wrong signature      node is asked; when every node has failed, the job rests (longer each round)
     malformed and such   the request is wrong everywhere: the job fails
 
-No node to take it (full, busy, down) lets a job wait in the queue until capacity or a link returns. This will grow
-better choice, windows and hedging; `selection.py` and `NodeLoad` are the places for the first two.
+What happens to nodes (windows, suspicion, ejection) is in `fleet.py`; the choice among them in `selection.py`. No node
+to take a job (full, busy, down) lets it wait in the queue until capacity or a link returns, if it can expect its turn.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from random import Random
 
+from hsm.wire.schemes import KeyType
 from proxy.base.errors import SigningError, SigningReason
-from proxy.base.policy import SigningPolicy
-from proxy.signing.commands import Attempt, CancelAttempt, Command, Fail, Finish, RoutedJob, SendTo
-from proxy.signing.inventory import MAX_REMEMBERED, Inventory
-from proxy.signing.selection import LeastOutstanding, NodeLoad
-from proxy.signing.waiting import NEVER, WaitingJobs
+from proxy.base.policy import NodeAddress, RoutingPolicy, SigningPolicy
+from proxy.signing import endings
+from proxy.signing.budget import ShareBudget
+from proxy.signing.commands import (
+    Attempt,
+    CancelAttempt,
+    Command,
+    DelayRetry,
+    Fail,
+    Finish,
+    RoutedJob,
+    SendTo,
+)
+from proxy.signing.facts import NodeFacts
+from proxy.signing.fleet import Fleet
+from proxy.signing.headroom import NodeCapacity
+from proxy.signing.hedging import Hedges
+from proxy.signing.inventory import Inventory
+from proxy.signing.pressure import Pressure, PressureGauge
+from proxy.signing.selection import BestOfTwo, NodeLoad, Seat, Seats, Selection
+from proxy.signing.waiting import WaitingJobs
 
-BUSY_MIN_S = 0.01
-BUSY_MAX_S = 2.0
-"""A busy node is left out between these bounds, whatever it asks for."""
+RETRY_BURST = 100.0
+"""Retries that may be made at once, whatever the traffic: as many as one node may owe when it stops answering."""
 _UNCOUNTED = frozenset({SigningReason.BUSY, SigningReason.DRAINING, SigningReason.KEY_NOT_FOUND, SigningReason.DENIED})
-_MAKES_SUSPECT = frozenset({SigningReason.TIMEOUT, SigningReason.NODE_ERROR, SigningReason.WRONG_SIGNATURE})
+_PAID = frozenset({SigningReason.TIMEOUT, SigningReason.NODE_ERROR, SigningReason.WRONG_SIGNATURE})
 
 
 class Router:
     """Routes jobs to nodes, without I/O; see the theory of operation above."""
 
-    def __init__(self, nodes: Sequence[str], policy: SigningPolicy, *, rng: Random) -> None:
+    def __init__(
+        self,
+        nodes: Sequence[NodeAddress],
+        policy: SigningPolicy,
+        routing: RoutingPolicy | None = None,
+        *,
+        rng: Random,
+        kinds: Mapping[bytes, KeyType] | None = None,
+        site_weights: Mapping[str, float] | None = None,
+        selection: Selection | None = None,
+    ) -> None:
         self._policy = policy
+        self._routing = routing = routing or RoutingPolicy()
         self._rng = rng
-        self._selection = LeastOutstanding(rng)
-        self._inventory = Inventory(nodes)
-        self._loads = {name: NodeLoad(name, policy.max_in_flight_per_node) for name in nodes}
-        self._waiting: WaitingJobs[RoutedJob] = WaitingJobs(policy.max_waiting_jobs)
-        self._active: dict[RoutedJob, None] = {}  # in the order in which they were sent
-        self._holders: dict[bytes, tuple[NodeLoad, ...]] = {}
-        self._revision = -1
+        self._selection: Selection = selection or BestOfTwo(routing, rng)
+        self._fleet = Fleet(nodes, policy, routing, kinds or {})
+        self._waiting: WaitingJobs[RoutedJob] = WaitingJobs(policy.max_waiting_jobs, site_weights)
+        self._active: dict[Attempt, None] = {}  # in the order in which they were sent
+        self._hedges = Hedges(routing.hedge_share)
+        self._retries = ShareBudget(routing.retry_share, burst=RETRY_BURST, initial=RETRY_BURST)
+        self._gauge = PressureGauge(routing.queue_wait_s)
         self._is_stopping = False
 
     # questions
@@ -61,31 +90,43 @@ class Router:
 
     @property
     def active(self) -> int:
-        """Jobs at a node."""
+        """Attempts under way."""
         return len(self._active)
 
     @property
     def inventory(self) -> Inventory:
         """Which node holds which key; for reading."""
-        return self._inventory
+        return self._fleet.inventory
+
+    @property
+    def node_names(self) -> tuple[str, ...]:
+        """Every node, in the order in which they came."""
+        return tuple(self._fleet.loads)
 
     def load_of(self, node: str) -> NodeLoad:
         """The load of one node; for reading."""
-        return self._loads[node]
+        return self._fleet.loads[node]
 
     def has_node_for(self, ski: bytes, now: float) -> bool:
-        """Whether a node that is up holds the key, or may hold it."""
-        return any(load.is_up for load in self._holders_of(ski, now))
+        """Whether a node that can be asked holds the key, or may hold it."""
+        return any(seat.load.is_up for seat in self._fleet.seats_of(ski, now))
+
+    def capacities(self, now: float) -> list[NodeCapacity]:
+        """What each node makes and can make."""
+        return self._fleet.capacities(now)
+
+    def pressure(self, now: float) -> Pressure:
+        """Whether capacity is short: cheap enough to be asked for each handshake."""
+        is_held_up = bool(self._waiting) and self._waiting.has_ready()
+        return self._gauge.read(len(self._waiting) if is_held_up else 0, lambda: self._fleet.rate_per_s(now))
 
     def next_time(self, now: float) -> float:
-        """When `on_time` is due; infinity when nothing waits."""
-        if not self._waiting:
-            return NEVER
-        soonest = self._waiting.next_time()
-        if self._waiting.has_ready():
-            for load in self._loads.values():
-                if now < load.busy_until < soonest and load.is_up:
-                    soonest = load.busy_until
+        """When `on_time` is due; infinity when nothing is."""
+        soonest = min(self._fleet.next_return(), self._hedges.next_time())
+        if self._waiting:
+            soonest = min(soonest, self._waiting.next_time())
+            if self._waiting.has_ready():
+                soonest = min(soonest, self._fleet.next_busy_end(now))
         return soonest
 
     # jobs
@@ -93,24 +134,27 @@ class Router:
     def submit(self, routed: RoutedJob, now: float) -> list[Command]:
         """Begin a job: send it, let it wait, or refuse it."""
         commands: list[Command] = []
+        self._retries.earn()
+        self._hedges.earn()
         if self._is_stopping:
-            self._fail(routed, SigningError(SigningReason.STOPPED, "the proxy is stopping"), commands)
+            self._fail(routed, endings.stopped(), commands)
         else:
+            self._fleet.note_job(routed.job, now)
             self._place(routed, now, commands)
         return commands
 
     def cancel(self, routed: RoutedJob, now: float) -> list[Command]:
-        """Nobody wants the signature any more: it leaves the queue, or its node is told. No `Fail` follows."""
+        """Nobody wants the signature any more: it leaves the queue, or its nodes are told. No `Fail` follows."""
         commands: list[Command] = []
         if routed.is_over:
             return commands
         routed.is_over = True
         self._waiting.remove(routed)
-        attempt = routed.attempt
-        if attempt is not None:
-            self._end_attempt(attempt)
-            commands.append(CancelAttempt(attempt))
-            self._fill(attempt.load, now, commands)
+        for attempt in (routed.attempt, routed.hedge):
+            if attempt is not None:
+                self._end_attempt(attempt)
+                commands.append(CancelAttempt(attempt))
+                self._fill(attempt.seat.load, now, commands)
         return commands
 
     def stop(self) -> list[Command]:
@@ -118,18 +162,17 @@ class Router:
         self._is_stopping = True
         commands: list[Command] = []
         for routed in self._waiting.take_all():
-            self._fail(routed, SigningError(SigningReason.STOPPED, "the proxy is stopping"), commands)
+            self._fail(routed, endings.stopped(), commands)
         return commands
 
     def abandon(self) -> list[Command]:
         """Fail every job that is left, at once."""
         commands = self.stop()
-        for routed in list(self._active):
-            attempt = routed.attempt
-            if attempt is not None:
-                self._end_attempt(attempt)
-                commands.append(CancelAttempt(attempt))
-            self._fail(routed, SigningError(SigningReason.STOPPED, "the proxy is stopping"), commands)
+        for attempt in list(self._active):
+            self._end_attempt(attempt)
+            commands.append(CancelAttempt(attempt))
+            if not attempt.routed.is_over:
+                self._fail(attempt.routed, endings.stopped(), commands)
         return commands
 
     # what became of an attempt
@@ -139,14 +182,16 @@ class Router:
         commands: list[Command] = []
         if attempt.is_over:
             return commands
-        load, routed = attempt.load, attempt.routed
+        seat, routed = attempt.seat, attempt.routed
+        self._fleet.signed(seat, now - attempt.started, now)
         self._end_attempt(attempt)
-        load.is_suspect = False
-        load.busy_streak = 0
         routed.is_over = True
-        commands.append(Finish(routed, signature, load.name))
+        commands.append(Finish(routed, signature, seat.name, attempt.is_hedge))
+        other = routed.attempt or routed.hedge
+        if other is not None:
+            self._outrun(other, now, commands)
         if self._waiting:
-            self._fill(load, now, commands)
+            self._fill(seat.load, now, commands)
         return commands
 
     def on_error(
@@ -162,18 +207,20 @@ class Router:
         commands: list[Command] = []
         if attempt.is_over:
             return commands
-        routed, load = attempt.routed, attempt.load
+        routed, load = attempt.routed, attempt.seat.load
+        self._fleet.failed(attempt, error.reason, now, retry_after_s, commands)
         self._end_attempt(attempt)
-        self._learn(load, routed, error.reason, now, retry_after_s)
         routed.last_error = error
         if load.name not in routed.tried:
             routed.tried += (load.name,)
+        if error.reason is SigningReason.DENIED:
+            routed.refused += (load.name,)
         if error.reason not in _UNCOUNTED:
             routed.attempts += 1
-        if is_final or routed.attempts >= self._policy.max_attempts:
-            self._fail(routed, error, commands)
-        else:
-            self._place(routed, now, commands)
+            rest_s = self._policy.retry_backoff_s * (1 << min(routed.rounds, 8))
+            routed.not_before = now + rest_s * self._rng.uniform(0.5, 1.0)
+        if routed.attempt is None and routed.hedge is None:
+            self._try_again(routed, error, now, commands, is_final=is_final)
         self._fill(load, now, commands)
         return commands
 
@@ -183,33 +230,27 @@ class Router:
 
     # what became of a node
 
-    def on_node_changed(self, node: str, now: float, *, is_up: bool) -> list[Command]:
-        """The node came into rotation, or went out of it. Attempts under way there go on."""
-        load = self._loads[node]
-        load.is_up = is_up
+    def on_facts(self, node: str, facts: NodeFacts, now: float) -> list[Command]:
+        """What links and probes say of the node has changed. Attempts under way there go on."""
         commands: list[Command] = []
-        if is_up:
-            load.is_suspect, load.busy_until, load.busy_streak = False, 0.0, 0
-            # A job that rests has perhaps not been tried here yet.
-            for routed in self._waiting.take_resting():
-                self._place(routed, now, commands)
-            self._fill(load, now, commands)
+        if self._fleet.learn_facts(node, facts, now):
+            self._wake(now, commands)
         return commands
 
     def on_link_lost(self, node: str, now: float) -> list[Command]:
         """The last link of the node is gone: its jobs go elsewhere at once."""
-        load = self._loads[node]
-        load.is_up = load.is_paused = False
+        commands = self.on_facts(node, NodeFacts(), now)
+        load = self._fleet.loads[node]
+        load.is_paused = False
         error = SigningError(SigningReason.LINK_LOST, "the link was lost", node=node)
-        commands: list[Command] = []
-        for routed in list(self._active):
-            if routed.attempt is not None and routed.attempt.load is load:
-                commands += self.on_error(routed.attempt, error, now)
+        for attempt in list(self._active):
+            if attempt.seat.load is load:
+                commands += self.on_error(attempt, error, now)
         return commands
 
     def on_paused(self, node: str, now: float, *, is_paused: bool) -> list[Command]:
         """The node's links take no more bytes for now, or again."""
-        load = self._loads[node]
+        load = self._fleet.loads[node]
         load.is_paused = is_paused
         commands: list[Command] = []
         self._fill(load, now, commands)
@@ -217,7 +258,7 @@ class Router:
 
     def on_keys(self, node: str, skis: Iterable[bytes] | None, now: float) -> list[Command]:
         """The node listed its keys (None: it can't). Jobs that no node can ever sign fail now."""
-        self._inventory.learn(node, skis)
+        self.inventory.learn(node, skis)
         commands: list[Command] = []
         for routed in self._waiting.take_all():
             self._place(routed, now, commands)
@@ -225,21 +266,40 @@ class Router:
 
     def on_key_missing(self, node: str, ski: bytes, now: float) -> None:
         """A probe found that the node lacks a key."""
-        self._inventory.learn_missing(node, ski, now)
+        self.inventory.learn_missing(node, ski, now)
 
-    def on_proven(self, node: str) -> None:
-        """A probe was signed well: whatever went wrong before, the node signs."""
-        self._loads[node].is_suspect = False
+    def on_proven(self, node: str, ski: bytes, took_s: float, now: float) -> None:
+        """A probe with this key was signed well after so long; b"" for an echo."""
+        self._fleet.proven(node, ski, took_s, now)
+
+    def add_node(self, address: NodeAddress, now: float) -> list[Command]:
+        """A node has come; it is asked once facts and keys are known of it."""
+        self._fleet.add(address)
+        return []
+
+    def remove_node(self, node: str, now: float) -> list[Command]:
+        """A node is gone for good; its jobs go elsewhere at once."""
+        commands = self.on_link_lost(node, now)
+        self._fleet.remove(node, now)
+        for routed in self._waiting.take_all():
+            self._place(routed, now, commands)
+        return commands
 
     def on_time(self, now: float) -> list[Command]:
-        """Act on every deadline, rest and busy time that has come."""
+        """Act on every deadline, rest, hedge, busy time and ejection that has come."""
         commands: list[Command] = []
-        for routed in list(self._waiting.take_expired(now)):
-            self._fail_late(routed, now, commands)
-        for routed in list(self._waiting.take_rested(now)):
-            self._place(routed, now, commands)
-        for load in self._loads.values():
-            self._fill(load, now, commands)
+        if self._fleet.next_return() <= now:
+            self._fleet.let_in(now, commands)
+            self._wake(now, commands)
+        for attempt in self._hedges.due(now):
+            self._hedge(attempt, now, commands)
+        if self._waiting:
+            for routed in list(self._waiting.take_expired(now)):
+                self._fail_late(routed, now, commands)
+            for routed in list(self._waiting.take_rested(now)):
+                self._place(routed, now, commands)
+            for load in list(self._fleet.loads.values()):
+                self._fill(load, now, commands)
         return commands
 
     # decisions
@@ -248,116 +308,151 @@ class Router:
         """Send a job to the best node, or let it wait, or fail it."""
         if now >= routed.deadline:
             return self._fail_late(routed, now, commands)
-        holders = self._holders_of(routed.ski, now)
-        load = self._selection.choose(holders, now, routed.tried)
-        if load is None and routed.tried and now >= routed.not_before:
-            load = self._choose_again(routed, holders, now)
-        if load is not None:
-            return self._send(routed, load, now, commands)
-        if all(holder.name in routed.refused for holder in holders):
-            return self._fail_nowhere(routed, commands)
-        self._wait(routed, now, commands)
-        return None
+        seats = self._fleet.seats_of(routed.ski, now)
+        seat = self._selection.choose(seats, now, routed.tried)
+        if seat is None and routed.tried and now >= routed.not_before:
+            seat = self._choose_again(routed, seats, now)
+        if seat is not None:
+            return self._send(routed, seat, now, commands)
+        if all(seat.name in routed.refused for seat in seats):
+            return self._fail(routed, endings.nowhere(routed), commands)
+        return self._wait(routed, seats, now, commands)
 
-    def _choose_again(self, routed: RoutedJob, holders: Sequence[NodeLoad], now: float) -> NodeLoad | None:
+    def _choose_again(self, routed: RoutedJob, seats: Seats, now: float) -> Seat | None:
         """Begin another round, in which every node may be asked once more."""
-        load = self._selection.choose(holders, now, routed.refused)
-        if load is not None:
+        seat = self._selection.choose(seats, now, routed.refused)
+        if seat is not None:
             routed.rounds += 1
             routed.tried = routed.refused
-        return load
+        return seat
 
-    def _send(self, routed: RoutedJob, load: NodeLoad, now: float, commands: list[Command]) -> None:
-        attempt = Attempt(routed, load, now, min(now + self._policy.attempt_timeout_s, routed.deadline))
+    def _try_again(
+        self, routed: RoutedJob, error: SigningError, now: float, commands: list[Command], *, is_final: bool
+    ) -> None:
+        """No attempt is left: another one, if there may be one."""
+        if is_final or routed.attempts >= self._policy.max_attempts:
+            self._fail(routed, error, commands)
+        elif error.reason in _PAID and not self._retries.spend():
+            commands.append(DelayRetry(routed))
+            self._rest(routed, max(routed.not_before, now + self._policy.retry_backoff_s), commands)
+        else:
+            self._place(routed, now, commands)
+
+    def _send(self, routed: RoutedJob, seat: Seat, now: float, commands: list[Command]) -> None:
+        routed.waits_until = 0.0
+        usual = seat.pace.usual
+        usual.refresh(now)
+        attempt = Attempt(routed, seat, now, min(now + self._fleet.attempt_timeout_s(seat), routed.deadline))
         routed.attempt = attempt
-        load.in_flight += 1
-        self._active[routed] = None
+        self._begin(attempt, commands)
+        self._hedges.note(attempt, usual.slow_s, now)
+
+    def _begin(self, attempt: Attempt, commands: list[Command]) -> None:
+        seat = attempt.seat
+        seat.in_flight += 1
+        seat.load.in_flight += 1
+        self._active[attempt] = None
         commands.append(SendTo(attempt))
 
-    def _wait(self, routed: RoutedJob, now: float, commands: list[Command]) -> None:
+    def _hedge(self, attempt: Attempt, now: float, commands: list[Command]) -> None:
+        """Ask a second node beside a slow one, where that takes nothing from jobs that have no node yet."""
+        routed = attempt.routed
+        if routed.hedge is not None or self._waiting or not self._hedges.may_hedge:
+            return
+        seats = self._fleet.seats_of(routed.ski, now)
+        seat = self._selection.choose(seats, now, (*routed.tried, attempt.node))
+        if seat is None or seat.rank(now) != 1:
+            return
+        self._hedges.spend()
+        deadline = min(now + self._fleet.attempt_timeout_s(seat), routed.deadline)
+        routed.hedge = Attempt(routed, seat, now, deadline, is_hedge=True)
+        self._begin(routed.hedge, commands)
+
+    def _outrun(self, attempt: Attempt, now: float, commands: list[Command]) -> None:
+        """Another node was faster than this attempt."""
+        self._fleet.outrun(attempt.seat, now - attempt.started, now)
+        self._end_attempt(attempt)
+        commands.append(CancelAttempt(attempt, is_outrun=True))
+        self._fill(attempt.seat.load, now, commands)
+
+    def _wait(self, routed: RoutedJob, seats: Seats, now: float, commands: list[Command]) -> None:
         if self._is_stopping:
-            self._fail(routed, SigningError(SigningReason.STOPPED, "the proxy is stopping"), commands)
-        elif self._waiting.is_full:
-            self._fail(routed, SigningError(SigningReason.QUEUE_FULL, f"{self.waiting} jobs wait already"), commands)
-        elif routed.tried and now < routed.not_before:
-            self._waiting.add(routed, rest_until=routed.not_before)
-        elif routed.refused:
-            # Not every node will do for this job, so it can't stand in the heap of those for which any will.
-            self._waiting.add(routed, rest_until=now + self._policy.retry_backoff_s)
-        else:
+            return self._fail(routed, endings.stopped(), commands)
+        if routed.tried and now < routed.not_before:
+            return self._rest(routed, routed.not_before, commands)
+        if not any(seat.load.is_up for seat in seats):
+            return self._wait_for_node(routed, now, commands)
+        if routed.refused:
+            # Not every node will do for this job, so it can't stand in the line of those for which any will.
+            return self._rest(routed, now + self._policy.retry_backoff_s, commands)
+        wait_s = self._waiting.expected_wait_s(routed.site, now)
+        usual_s = seats[0].pace.usual.median_s
+        if wait_s > self._routing.queue_wait_s or now + wait_s + usual_s > routed.deadline:
+            return self._fail(routed, endings.shed(wait_s, self.waiting), commands)
+        if self._has_room_for(routed, commands):
             self._waiting.add(routed)
+        return None
+
+    def _wait_for_node(self, routed: RoutedJob, now: float, commands: list[Command]) -> None:
+        if not routed.waits_until:
+            routed.waits_until = now + self._routing.no_node_wait_s
+        if now >= routed.waits_until:
+            return self._fail_late(routed, now, commands)
+        return self._rest(routed, routed.waits_until, commands)
+
+    def _rest(self, routed: RoutedJob, until: float, commands: list[Command]) -> None:
+        if self._has_room_for(routed, commands):
+            self._waiting.add(routed, rest_until=until)
+
+    def _has_room_for(self, routed: RoutedJob, commands: list[Command]) -> bool:
+        """Whether it may wait. In a full queue the newest of the site with most jobs goes, which may be itself."""
+        if not self._waiting.is_full:
+            return True
+        error = endings.queue_full(self.waiting)
+        victim = self._waiting.newest_of_longest(routed.site)
+        if victim is not None:
+            self._waiting.remove(victim)
+        self._fail(victim or routed, error, commands)
+        return victim is not None
+
+    def _wake(self, now: float, commands: list[Command]) -> None:
+        """A node may be asked that could not be before: jobs that rest have perhaps not been tried there yet."""
+        for routed in self._waiting.take_resting():
+            self._place(routed, now, commands)
+        for load in list(self._fleet.loads.values()):
+            self._fill(load, now, commands)
 
     def _fill(self, load: NodeLoad, now: float, commands: list[Command]) -> None:
         """Give waiting jobs to a node that may have room. Each turn sends or ends one job, so this ends."""
-        while self._waiting:
+        while self._waiting and load.can_take(now):
             routed = self._waiting.first_ready(lambda ski: self._is_due(ski, load, now))
             if routed is None:
                 return
             self._waiting.remove(routed)
             self._place(routed, now, commands)
+            if routed.attempt is not None:
+                self._waiting.served(routed, now)
 
     def _is_due(self, ski: bytes, load: NodeLoad, now: float) -> bool:
-        holders = self._holders_of(ski, now)
-        return not holders or (load in holders and load.can_take(now))
-
-    def _holders_of(self, ski: bytes, now: float) -> tuple[NodeLoad, ...]:
-        self._inventory.forget_due(now)
-        if self._inventory.revision != self._revision:
-            self._holders.clear()
-            self._revision = self._inventory.revision
-        found = self._holders.get(ski)
-        if found is None:
-            found = tuple(self._loads[name] for name in self._inventory.holders(ski, now))
-            if len(self._holders) >= MAX_REMEMBERED:
-                self._holders.clear()
-            self._holders[ski] = found
-        return found
+        seats = self._fleet.seats_of(ski, now)
+        return not seats or self._selection.choose(seats, now) is not None
 
     # bookkeeping
 
-    def _learn(
-        self, load: NodeLoad, routed: RoutedJob, reason: SigningReason, now: float, retry_after_s: float | None
-    ) -> None:
-        """What a failure says about the node, and about this node for this job."""
-        if reason is SigningReason.BUSY:
-            grown_s = min(BUSY_MIN_S * (1 << min(load.busy_streak, 8)), BUSY_MAX_S)
-            load.busy_streak += 1
-            load.busy_until = now + (
-                grown_s if retry_after_s is None else min(max(retry_after_s, BUSY_MIN_S), BUSY_MAX_S)
-            )
-        elif reason is SigningReason.DRAINING:
-            load.is_up = False
-        elif reason is SigningReason.KEY_NOT_FOUND:
-            self._inventory.learn_missing(load.name, routed.ski, now)
-        elif reason is SigningReason.DENIED:
-            routed.refused += (load.name,)
-        else:
-            load.is_suspect = load.is_suspect or reason in _MAKES_SUSPECT
-            rest_s = self._policy.retry_backoff_s * (1 << min(routed.rounds, 8))
-            routed.not_before = now + rest_s * self._rng.uniform(0.5, 1.0)
-
     def _end_attempt(self, attempt: Attempt) -> None:
         attempt.is_over = True
-        attempt.routed.attempt = None
-        attempt.load.in_flight -= 1
-        self._active.pop(attempt.routed, None)
+        routed, seat = attempt.routed, attempt.seat
+        if routed.attempt is attempt:
+            routed.attempt, routed.hedge = routed.hedge, None
+        else:
+            routed.hedge = None
+        seat.in_flight -= 1
+        seat.load.in_flight -= 1
+        self._active.pop(attempt, None)
 
     def _fail(self, routed: RoutedJob, error: SigningError, commands: list[Command]) -> None:
         routed.is_over = True
         commands.append(Fail(routed, error))
 
     def _fail_late(self, routed: RoutedJob, now: float, commands: list[Command]) -> None:
-        last = f"; last answer: {routed.last_error}" if routed.last_error else ""
-        if self.has_node_for(routed.ski, now):
-            error = SigningError(SigningReason.DEADLINE, f"{routed.attempts} attempts failed{last}")
-        else:
-            error = SigningError(SigningReason.NO_NODE, f"no node that is up holds key {routed.ski.hex()}{last}")
-        self._fail(routed, error, commands)
-
-    def _fail_nowhere(self, routed: RoutedJob, commands: list[Command]) -> None:
-        """Every node that could have signed said that it never will."""
-        if routed.refused and routed.last_error is not None:
-            self._fail(routed, routed.last_error, commands)
-        else:
-            error = SigningError(SigningReason.KEY_NOT_FOUND, f"no node holds key {routed.ski.hex()}")
-            self._fail(routed, error, commands)
+        self._fail(routed, endings.too_late(routed, has_node=self.has_node_for(routed.ski, now)), commands)

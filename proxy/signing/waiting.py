@@ -1,14 +1,20 @@
-"""Jobs that no node can take right now, bounded, in the order of their deadlines. Pure.
+"""Jobs that no node can take right now: bounded, fair between sites, by deadline within one. Pure.
 
-A job is *ready* when any node that holds its key will do: it waits in its key's heap, so that a key whose nodes are
-full or down does not stand in the way of the others. A job is *resting* when it was refused lately and lets some
-time pass before it is tried again. Jobs leave from the middle when a client goes away: their heap entry stays
-behind, is skipped when it comes up, and is swept out once most entries are like it.
+A job is *ready* when any node that holds its key will do: it waits in the heap of its site and key, so that a key
+whose nodes are full or down does not stand in the way of the others. A job is *resting* when it was refused lately and
+lets some time pass before it is tried again.
+
+Sites take turns by weight (stride scheduling: each taken job moves its site's clock on by 1 / weight, and the site
+whose clock is furthest behind is next), so that a flood for one site costs the others nothing. How long a new job would
+wait is reckoned from the pace at which its own site's jobs leave.
+
+Jobs leave from the middle when a client goes away: their heap entry stays behind, is skipped when it comes up, and
+is swept out once most entries are like it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from heapq import heapify, heappop, heappush
 from typing import Generic, Protocol, TypeVar
 
@@ -17,6 +23,7 @@ class Waiter(Protocol):
     """What the queue needs of a job; it alone writes `place` (the number of the job's entry, 0 while it is not in)."""
 
     ski: bytes
+    site: str
     deadline: float
     place: int
 
@@ -25,25 +32,47 @@ W = TypeVar("W", bound=Waiter)
 SWEEP_FROM = 64
 """Dead entries below which sweeping is not worth it."""
 NEVER = float("inf")
+PACE_MEMORY_S = 2.0
+"""A pace at which nothing has left for so long, with nobody waiting, is not believed any more."""
+PACE_WEIGHT = 0.1
+LATE_ENTRIES = 8
+
+
+class _Line(Generic[W]):
+    """The ready jobs of one site."""
+
+    __slots__ = ("clock", "count", "heaps", "last_taken", "pace_s", "site", "stride")
+
+    def __init__(self, site: str, weight: float) -> None:
+        self.site = site
+        self.stride = 1.0 / weight
+        self.clock = 0.0
+        self.count = 0
+        self.heaps: dict[bytes, list[tuple[float, int, W]]] = {}
+        self.pace_s = 0.0
+        self.last_taken = -NEVER
 
 
 class WaitingJobs(Generic[W]):
     """At most `limit` jobs; `len()` counts them, ready and resting."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, weights: Mapping[str, float] | None = None) -> None:
         self._limit = limit
-        self._ready: dict[bytes, list[tuple[float, int, W]]] = {}
+        self._weights = weights or {}
+        self._lines: dict[str, _Line[W]] = {}
+        self._waiting_lines: dict[str, _Line[W]] = {}
         self._resting: list[tuple[float, int, W]] = []
         self._count = 0
         self._entries = 0
         self._next_place = 0
+        self._clock = 0.0
 
     def __len__(self) -> int:
         return self._count
 
     @property
     def is_full(self) -> bool:
-        """Whether another job must be refused."""
+        """Whether another job must take the place of one."""
         return self._count >= self._limit
 
     def add(self, job: W, *, rest_until: float = 0.0) -> None:
@@ -53,33 +82,84 @@ class WaitingJobs(Generic[W]):
         self._count += 1
         self._entries += 1
         if rest_until:
-            heappush(self._resting, (min(rest_until, job.deadline), job.place, job))
-        else:
-            heappush(self._ready.setdefault(job.ski, []), (job.deadline, job.place, job))
+            heappush(self._resting, (min(rest_until, job.deadline), -job.place, job))
+            job.place = -job.place
+            return
+        line = self._line_of(job.site)
+        if not line.count:
+            # Who comes back does not collect what was not used meanwhile.
+            line.clock = max(line.clock, self._clock)
+            self._waiting_lines[line.site] = line
+        line.count += 1
+        heappush(line.heaps.setdefault(job.ski, []), (job.deadline, job.place, job))
 
     def remove(self, job: W) -> None:
         """Take a job out, wherever it is; nothing happens when it does not wait."""
-        if job.place:
-            job.place = 0
-            self._count -= 1
-            if self._entries - self._count > max(SWEEP_FROM, self._count):
-                self._sweep()
+        if not job.place:
+            return
+        if job.place > 0:
+            line = self._lines[job.site]
+            line.count -= 1
+            if not line.count:
+                del self._waiting_lines[line.site]
+        job.place = 0
+        self._count -= 1
+        if self._entries - self._count > max(SWEEP_FROM, self._count):
+            self._sweep()
 
     def first_ready(self, is_wanted: Callable[[bytes], bool]) -> W | None:
-        """The ready job with the earliest deadline among the keys that are wanted; it stays in."""
-        best: tuple[float, int, W] | None = None
-        for ski in list(self._ready):
-            entry = self._head(ski)
-            if entry is not None and (best is None or entry < best) and is_wanted(ski):
-                best = entry
-        return best[2] if best else None
+        """Of the site whose turn it is, the ready job with the earliest deadline whose key is wanted; it stays in."""
+        lines = self._waiting_lines.values()
+        ordered = sorted(lines, key=_clock_of) if len(lines) > 1 else list(lines)
+        for line in ordered:
+            best: tuple[float, int, W] | None = None
+            for ski in list(line.heaps):
+                entry = self._head(line, ski)
+                if entry is not None and (best is None or entry < best) and is_wanted(ski):
+                    best = entry
+            if best is not None:
+                return best[2]
+        return None
+
+    def served(self, job: W, now: float) -> None:
+        """A node has taken a job that was removed: its site's turn is used, and shows the pace."""
+        line = self._lines[job.site]
+        self._clock = max(self._clock, line.clock)
+        line.clock += line.stride
+        if now - line.last_taken < PACE_MEMORY_S:
+            took_s = now - line.last_taken
+            line.pace_s = line.pace_s + (took_s - line.pace_s) * PACE_WEIGHT if line.pace_s else took_s
+        else:
+            line.pace_s = 0.0
+        line.last_taken = now if line.count else -NEVER
+
+    def expected_wait_s(self, site: str, now: float) -> float:
+        """How long one more job of the site would wait for its turn; 0 where nothing is known."""
+        line = self._waiting_lines.get(site)
+        if line is None or not line.pace_s:
+            return 0.0
+        # A line that has come to a stop is slower than its pace was.
+        pace_s = max(line.pace_s, (now - line.last_taken) / 4) if line.last_taken > -NEVER else line.pace_s
+        return (line.count + 1) * pace_s
+
+    def newest_of_longest(self, site: str) -> W | None:
+        """Who must go so that one of `site` may wait: a late one of the longest line; None: the new one itself."""
+        longest = max(self._waiting_lines.values(), key=_need_of, default=None)
+        mine = self._waiting_lines.get(site)
+        if longest is None or (mine is not None and _need_of(mine) >= _need_of(longest)):
+            return None
+        # A heap's end holds late ones; to find the very latest would take as long as the queue.
+        late = [entry for heap in longest.heaps.values() for entry in heap[-LATE_ENTRIES:] if _is_alive(entry)]
+        late = late or [entry for heap in longest.heaps.values() for entry in heap if _is_alive(entry)]
+        return max(late, key=_order_of)[2]
 
     def take_expired(self, now: float) -> Iterator[W]:
         """Take out every ready job whose deadline has come (resting ones come with `take_rested`)."""
-        for ski in list(self._ready):
-            while (entry := self._head(ski)) is not None and entry[0] <= now:
-                self.remove(entry[2])
-                yield entry[2]
+        for line in list(self._waiting_lines.values()):
+            for ski in list(line.heaps):
+                while (entry := self._head(line, ski)) is not None and entry[0] <= now:
+                    self.remove(entry[2])
+                    yield entry[2]
 
     def take_rested(self, now: float) -> Iterator[W]:
         """Take out every job that has rested enough; it may have reached its deadline."""
@@ -92,7 +172,7 @@ class WaitingJobs(Generic[W]):
 
     def take_resting(self) -> list[W]:
         """Take out all resting jobs, because something they wait for may have come earlier."""
-        jobs = [entry[2] for entry in sorted(self._resting) if _is_alive(entry)]
+        jobs = [entry[2] for entry in sorted(self._resting, key=_order_of) if _is_alive(entry)]
         for job in jobs:
             self.remove(job)
         self._entries -= len(self._resting)
@@ -101,42 +181,67 @@ class WaitingJobs(Generic[W]):
 
     def take_all(self) -> list[W]:
         """Empty the queue."""
-        jobs = [entry[2] for heap in self._ready.values() for entry in sorted(heap) if _is_alive(entry)]
+        heaps = [heap for line in self._lines.values() for heap in line.heaps.values()]
+        jobs = [entry[2] for heap in heaps for entry in sorted(heap, key=_order_of) if _is_alive(entry)]
         for job in jobs:
             self.remove(job)
         return jobs + self.take_resting()
 
     def has_ready(self) -> bool:
         """Whether a job waits for capacity alone."""
-        return any(self._head(ski) is not None for ski in list(self._ready))
+        return bool(self._waiting_lines)
 
     def next_time(self) -> float:
         """When the earliest deadline or end of a rest comes; infinity when nothing waits."""
-        soonest = min((entry[0] for ski in list(self._ready) if (entry := self._head(ski))), default=NEVER)
+        soonest = NEVER
+        for line in list(self._waiting_lines.values()):
+            for ski in list(line.heaps):
+                entry = self._head(line, ski)
+                if entry is not None and entry[0] < soonest:
+                    soonest = entry[0]
         while self._resting and not _is_alive(self._resting[0]):
             heappop(self._resting)
             self._entries -= 1
         return min(soonest, self._resting[0][0]) if self._resting else soonest
 
-    def _head(self, ski: bytes) -> tuple[float, int, W] | None:
-        heap = self._ready.get(ski)
+    def _line_of(self, site: str) -> _Line[W]:
+        line = self._lines.get(site)
+        if line is None:
+            self._lines[site] = line = _Line(site, self._weights.get(site, 1.0))
+        return line
+
+    def _head(self, line: _Line[W], ski: bytes) -> tuple[float, int, W] | None:
+        heap = line.heaps.get(ski)
         while heap:
             if _is_alive(heap[0]):
                 return heap[0]
             heappop(heap)
             self._entries -= 1
-        self._ready.pop(ski, None)
+        line.heaps.pop(ski, None)
         return None
 
     def _sweep(self) -> None:
-        for ski, heap in list(self._ready.items()):
-            heap[:] = [entry for entry in heap if _is_alive(entry)]
-            heapify(heap)
-            if not heap:
-                del self._ready[ski]
+        for line in self._lines.values():
+            for ski, heap in list(line.heaps.items()):
+                heap[:] = [entry for entry in heap if _is_alive(entry)]
+                heapify(heap)
+                if not heap:
+                    del line.heaps[ski]
         self._resting = [entry for entry in self._resting if _is_alive(entry)]
         heapify(self._resting)
         self._entries = self._count
+
+
+def _clock_of(line: _Line[W]) -> float:
+    return line.clock
+
+
+def _need_of(line: _Line[W]) -> float:
+    return line.count * line.stride
+
+
+def _order_of(entry: tuple[float, int, W]) -> tuple[float, int]:
+    return entry[0], abs(entry[1])
 
 
 def _is_alive(entry: tuple[float, int, W]) -> bool:
