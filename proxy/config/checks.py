@@ -5,20 +5,11 @@ Pure: no file is opened. `contradictions` are errors, `warnings` are what works 
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator
-
 from hsm.shared.addresses import parse_address
-from proxy.base.policy import SigningPolicy
+from proxy.config.findings import Found, Where, repeated, target_problems
+from proxy.config.names import folded_name, is_dns_name
+from proxy.config.node_checks import node_contradictions, node_warnings
 from proxy.config.schema import ProxyConfig, SiteConfig, TlsConfig, UpstreamConfig
-
-Where = tuple[str | int, ...]
-"""Keys and indexes from the top of the file: ("sites", 0, "upstream")."""
-Found = Iterator[tuple[Where, str]]
-
-MAX_NAME_CHARACTERS = 253
-"""A DNS name in text, without the root's dot (RFC 1035 2.3.4)."""
-_LABEL = re.compile(r"^(?!-)[a-z0-9_-]{1,63}(?<!-)\Z", re.ASCII)
 
 
 def contradictions(config: ProxyConfig) -> Found:
@@ -27,8 +18,7 @@ def contradictions(config: ProxyConfig) -> Found:
     yield from _tls_problems(config.tls)
     yield from _site_problems(config)
     yield from _upstream_problems(config.upstreams)
-    yield from _node_problems(config)
-    yield from _signing_problems(config.signing)
+    yield from node_contradictions(config)
 
 
 def warnings(config: ProxyConfig) -> list[str]:
@@ -44,36 +34,11 @@ def warnings(config: ProxyConfig) -> list[str]:
             f"signing.job_timeout_s: {config.signing.job_timeout_s:g} is more than tls.handshake_timeout_s "
             f"({config.tls.handshake_timeout_s:g}), which ends the wait earlier"
         )
-    if len(config.nodes) == 1:
-        found.append("nodes: there is only one, so no new session can start while it is down")
-    return found
-
-
-def is_dns_name(name: str) -> bool:
-    """Whether `name` can stand in a certificate as a DNS name, with one leading "*." allowed.
-
-    RFC 1035 2.3.1 and RFC 6125 6.4.3; underscores are let through because they are in use.
-    """
-    folded = folded_name(name)
-    labels = folded.removeprefix("*.").split(".")
-    is_address = labels[-1].isdigit()
-    return len(folded) <= MAX_NAME_CHARACTERS and not is_address and all(_LABEL.match(label) for label in labels)
-
-
-def folded_name(name: str) -> str:
-    """The form in which two names are compared: lower case, no final dot, international names as A-labels."""
-    bare = name.removesuffix(".").lower()
-    if bare.isascii():
-        return bare
-    star, rest = ("*.", bare[2:]) if bare.startswith("*.") else ("", bare)
-    try:
-        return star + rest.encode("idna").decode("ascii")
-    except UnicodeError:
-        return bare
+    return found + list(node_warnings(config))
 
 
 def _listener_problems(config: ProxyConfig) -> Found:
-    yield from _repeated(("listeners",), "name", (listener.name for listener in config.listeners))
+    yield from repeated(("listeners",), "name", (listener.name for listener in config.listeners))
     addresses: list[tuple[Where, str]] = [
         (("listeners", index, "address"), listener.address) for index, listener in enumerate(config.listeners)
     ]
@@ -122,7 +87,7 @@ def _site_problems(config: ProxyConfig) -> Found:
             yield (*where, "default"), f"{default} is the default site already; only one can be"
         if site.default:
             default = default or f"sites[{index}]"
-        yield from _repeated((*where, "certificates"), "", site.certificates)
+        yield from repeated((*where, "certificates"), "", site.certificates)
 
 
 def _name_problems(where: Where, site: SiteConfig, owners: dict[str, str]) -> Found:
@@ -137,49 +102,9 @@ def _name_problems(where: Where, site: SiteConfig, owners: dict[str, str]) -> Fo
 
 
 def _upstream_problems(upstreams: tuple[UpstreamConfig, ...]) -> Found:
-    yield from _repeated(("upstreams",), "name", (upstream.name for upstream in upstreams))
+    yield from repeated(("upstreams",), "name", (upstream.name for upstream in upstreams))
     for index, upstream in enumerate(upstreams):
         where: Where = ("upstreams", index, "servers")
-        yield from _repeated(where, "", upstream.servers)
+        yield from repeated(where, "", upstream.servers)
         for which, address in enumerate(upstream.servers):
-            yield from _target_problems((*where, which), address)
-
-
-def _node_problems(config: ProxyConfig) -> Found:
-    yield from _repeated(("nodes",), "name", (node.name for node in config.nodes))
-    yield from _repeated(("nodes",), "address", (node.address for node in config.nodes))
-    for index, node in enumerate(config.nodes):
-        yield from _target_problems(("nodes", index, "address"), node.address)
-
-
-def _signing_problems(signing: SigningPolicy) -> Found:
-    if signing.attempt_timeout_s > signing.job_timeout_s:
-        yield (
-            ("signing", "attempt_timeout_s"),
-            f"{signing.attempt_timeout_s:g} is more than job_timeout_s ({signing.job_timeout_s:g}), so no second node "
-            "would be asked; make it smaller",
-        )
-    if signing.reconnect_min_s > signing.reconnect_max_s:
-        yield (
-            ("signing", "reconnect_min_s"),
-            f"{signing.reconnect_min_s:g} is more than reconnect_max_s ({signing.reconnect_max_s:g}); swap them",
-        )
-
-
-def _target_problems(where: Where, address: str) -> Found:
-    try:
-        _, port = parse_address(address)
-    except ValueError as error:
-        yield where, str(error)
-        return
-    if port == 0:
-        yield where, f"{address}: nobody can be reached at port 0; give the real port"
-
-
-def _repeated(where: Where, field: str, values: Iterable[str]) -> Found:
-    first: dict[str, int] = {}
-    for index, value in enumerate(values):
-        if value in first:
-            path: Where = (*where, index, field) if field else (*where, index)
-            yield path, f"{value!r} is used by {where[-1]}[{first[value]}] already; each needs its own"
-        first.setdefault(value, index)
+            yield from target_problems((*where, which), address)

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from hsm.shared.strict_toml import ConfigError
+from proxy.base.policy import DiscoverySource, RoutingPolicy, SigningPolicy
 from proxy.config.load import load_config, missing_files
 from proxy.config.schema import ProxyConfig
 from tests.support.proxy_toml import GOOD, toml
@@ -34,17 +35,34 @@ def test_the_sample_loads_and_shows_the_defaults() -> None:
     assert config.control == ProxyConfig.__struct_defaults__[1]
     assert config.tls == ProxyConfig.__struct_defaults__[2]
     assert config.http == ProxyConfig.__struct_defaults__[3]
+    assert config.routing == RoutingPolicy()
     assert config.sites[0].default
+    for field, default in zip(SigningPolicy.__struct_fields__[3:], SigningPolicy.__struct_defaults__, strict=True):
+        assert getattr(config.signing, field) == default, field
+    node = config.nodes[0]
+    assert (node.zone, node.weight, node.state, node.capacity_per_s) == ("", 1.0, "enabled", 0.0)
 
 
 def test_the_sample_names_every_field_that_people_set() -> None:
     text = SAMPLE.read_text()
     config = load_config(SAMPLE)
-    sections = [config.process, config.control, config.http, config.signing]
+    sections = [config.process, config.control, config.http, config.signing, config.routing]
     sections += [config.listeners[0], config.sites[0], config.upstreams[0], config.nodes[0]]
     for section in sections:
         for field in section.__struct_fields__:
             assert f"{field} = " in text, f"{type(section).__name__}.{field}"
+
+
+def test_what_the_sample_says_of_discovery_is_right_too(tmp_path: Path) -> None:
+    """It is commented out, because a name that is not there would only make noise."""
+    lines = SAMPLE.read_text().splitlines()
+    begin = lines.index("# [[discovery]]")
+    end = begin + lines[begin:].index("")
+    shown = [line.removeprefix("# ") for line in lines[begin:end]]
+    path = write(tmp_path, "\n".join([*lines[:begin], *shown, *lines[end:]]))
+    (source,) = load_config(path).discovery
+    assert source == DiscoverySource(name="hsm", record="hsm.sealgate.internal", port=2407)
+    assert [line.split(" = ")[0] for line in shown[1:]] == list(DiscoverySource.__struct_fields__)
 
 
 @pytest.mark.parametrize(

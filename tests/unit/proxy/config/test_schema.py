@@ -22,7 +22,7 @@ def test_every_section_refuses_unknown_fields() -> None:
         return structs(info.item_type) if isinstance(info, msgspec.inspect.VarTupleType) else []
 
     found = structs(msgspec.inspect.type_info(ProxyConfig))
-    assert len(found) == 10
+    assert len(found) == 12
     assert all(cls.__struct_config__.forbid_unknown_fields and cls.__struct_config__.frozen for cls in found)
 
 
