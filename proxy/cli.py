@@ -85,9 +85,10 @@ def check_proxy(config: ConfigOption = DEFAULT_CONFIG) -> None:
     for warning in prepared.warnings:
         typer.echo(f"warning: {warning}", err=True)
     parsed, keys = prepared.config, prepared.contexts.site_keys
+    discovery = f", {len(parsed.discovery)} discovery sources" if parsed.discovery else ""
     typer.echo(
         f"{config}: ok: {len(parsed.sites)} sites with {len(keys)} keys, {len(parsed.listeners)} listeners, "
-        f"{len(parsed.upstreams)} upstreams, {len(parsed.nodes)} nodes"
+        f"{len(parsed.upstreams)} upstreams, {len(parsed.nodes)} nodes{discovery}"
     )
 
 
