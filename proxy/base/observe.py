@@ -1,4 +1,4 @@
-"""The observer: one typed method per thing that happens. `proxy/run/metrics.py` alone turns them into metrics.
+"""The observer: one typed method per thing that happens. `proxy/run/observer.py` turns them into metrics.
 
 Label values come from the config and from enums, never from what a client sent.
 """
@@ -98,6 +98,9 @@ class ProxyObserver:
 
     def node_changed(self, node: str, state: NodeState) -> None:
         """The router's view of a node changed."""
+
+    def node_gone(self, node: str) -> None:
+        """A node that was discovered is there no more."""
 
     def queue_changed(self, waiting: int) -> None:
         """How many jobs wait in this worker because no node can take them yet."""

@@ -1,9 +1,14 @@
-"""The errors with which a job can end without any node's fault, in words for people. Pure."""
+"""What the end of an attempt means for its job, and the errors with which a job ends, in words for people. Pure."""
 
 from __future__ import annotations
 
 from proxy.base.errors import SigningError, SigningReason
 from proxy.signing.commands import RoutedJob
+
+UNCOUNTED = frozenset({SigningReason.BUSY, SigningReason.DRAINING, SigningReason.KEY_NOT_FOUND, SigningReason.DENIED})
+"""Ends of an attempt that cost the node nothing: the next one is asked at once, as often as it takes."""
+PAID = frozenset({SigningReason.TIMEOUT, SigningReason.NODE_ERROR, SigningReason.WRONG_SIGNATURE})
+"""Ends after which the next attempt is more work for the nodes, and paid for by the retry budget."""
 
 
 def stopped() -> SigningError:

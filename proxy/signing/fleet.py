@@ -97,6 +97,11 @@ class Fleet:
         self._weigh()
         self._settle(now)
 
+    def reweigh(self, node: str, weight: float) -> None:
+        """The node's share is another now."""
+        self._weights[node] = weight
+        self._weigh()
+
     def seats_of(self, ski: bytes, now: float) -> Seats:
         """The nodes that hold the key or may hold it, whatever their health."""
         self.inventory.forget_due(now)

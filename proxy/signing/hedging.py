@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from heapq import heappop, heappush
 
 from proxy.signing.budget import ShareBudget
 from proxy.signing.commands import Attempt
+from proxy.signing.selection import Seat
 from proxy.signing.waiting import NEVER
 
 HEDGE_BURST = 20.0
@@ -22,18 +23,17 @@ class Hedges:
         self._heap: list[tuple[float, int, Attempt]] = []
         self._noted = 0
 
-    @property
-    def may_hedge(self) -> bool:
-        """Whether the budget allows one more."""
-        return self._budget.has_one
-
     def earn(self) -> None:
         """A job came."""
         self._budget.earn()
 
-    def spend(self) -> None:
-        """A second attempt is made."""
+    def take(self, choose: Callable[[], Seat | None], now: float) -> Seat | None:
+        """A second node, if the budget has one: nothing may be against it, or it would be no help."""
+        seat = choose() if self._budget.has_one else None
+        if seat is None or seat.rank(now) != 1:
+            return None
         self._budget.spend()
+        return seat
 
     def note(self, attempt: Attempt, slow_s: float, now: float) -> None:
         """An attempt has begun; after `slow_s` (0: nobody knows yet) it is slow."""

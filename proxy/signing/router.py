@@ -29,6 +29,7 @@ from hsm.wire.schemes import KeyType
 from proxy.base.errors import SigningError, SigningReason
 from proxy.base.policy import NodeAddress, RoutingPolicy, SigningPolicy
 from proxy.signing import endings
+from proxy.signing.attempts import Attempts
 from proxy.signing.budget import ShareBudget
 from proxy.signing.commands import (
     Attempt,
@@ -42,17 +43,14 @@ from proxy.signing.commands import (
 )
 from proxy.signing.facts import NodeFacts
 from proxy.signing.fleet import Fleet
-from proxy.signing.headroom import NodeCapacity
 from proxy.signing.hedging import Hedges
 from proxy.signing.inventory import Inventory
 from proxy.signing.pressure import Pressure, PressureGauge
+from proxy.signing.queueing import JobQueue, Refused
 from proxy.signing.selection import BestOfTwo, NodeLoad, Seat, Seats, Selection
-from proxy.signing.waiting import WaitingJobs
 
 RETRY_BURST = 100.0
 """Retries that may be made at once, whatever the traffic: as many as one node may owe when it stops answering."""
-_UNCOUNTED = frozenset({SigningReason.BUSY, SigningReason.DRAINING, SigningReason.KEY_NOT_FOUND, SigningReason.DENIED})
-_PAID = frozenset({SigningReason.TIMEOUT, SigningReason.NODE_ERROR, SigningReason.WRONG_SIGNATURE})
 
 
 class Router:
@@ -74,8 +72,9 @@ class Router:
         self._rng = rng
         self._selection: Selection = selection or BestOfTwo(routing, rng)
         self._fleet = Fleet(nodes, policy, routing, kinds or {})
-        self._waiting: WaitingJobs[RoutedJob] = WaitingJobs(policy.max_waiting_jobs, site_weights)
-        self._active: dict[Attempt, None] = {}  # in the order in which they were sent
+        self._queue = JobQueue(policy, routing, site_weights or {})
+        self._waiting = self._queue.jobs
+        self._attempts = Attempts()
         self._hedges = Hedges(routing.hedge_share)
         self._retries = ShareBudget(routing.retry_share, burst=RETRY_BURST, initial=RETRY_BURST)
         self._gauge = PressureGauge(routing.queue_wait_s)
@@ -91,7 +90,7 @@ class Router:
     @property
     def active(self) -> int:
         """Attempts under way."""
-        return len(self._active)
+        return len(self._attempts)
 
     @property
     def inventory(self) -> Inventory:
@@ -99,9 +98,9 @@ class Router:
         return self._fleet.inventory
 
     @property
-    def node_names(self) -> tuple[str, ...]:
-        """Every node, in the order in which they came."""
-        return tuple(self._fleet.loads)
+    def fleet(self) -> Fleet:
+        """The nodes and their numbers; for reading."""
+        return self._fleet
 
     def load_of(self, node: str) -> NodeLoad:
         """The load of one node; for reading."""
@@ -110,10 +109,6 @@ class Router:
     def has_node_for(self, ski: bytes, now: float) -> bool:
         """Whether a node that can be asked holds the key, or may hold it."""
         return any(seat.load.is_up for seat in self._fleet.seats_of(ski, now))
-
-    def capacities(self, now: float) -> list[NodeCapacity]:
-        """What each node makes and can make."""
-        return self._fleet.capacities(now)
 
     def pressure(self, now: float) -> Pressure:
         """Whether capacity is short: cheap enough to be asked for each handshake."""
@@ -152,7 +147,7 @@ class Router:
         self._waiting.remove(routed)
         for attempt in (routed.attempt, routed.hedge):
             if attempt is not None:
-                self._end_attempt(attempt)
+                self._attempts.end(attempt)
                 commands.append(CancelAttempt(attempt))
                 self._fill(attempt.seat.load, now, commands)
         return commands
@@ -168,8 +163,8 @@ class Router:
     def abandon(self) -> list[Command]:
         """Fail every job that is left, at once."""
         commands = self.stop()
-        for attempt in list(self._active):
-            self._end_attempt(attempt)
+        for attempt in self._attempts.all():
+            self._attempts.end(attempt)
             commands.append(CancelAttempt(attempt))
             if not attempt.routed.is_over:
                 self._fail(attempt.routed, endings.stopped(), commands)
@@ -184,7 +179,7 @@ class Router:
             return commands
         seat, routed = attempt.seat, attempt.routed
         self._fleet.signed(seat, now - attempt.started, now)
-        self._end_attempt(attempt)
+        self._attempts.end(attempt)
         routed.is_over = True
         commands.append(Finish(routed, signature, seat.name, attempt.is_hedge))
         other = routed.attempt or routed.hedge
@@ -209,13 +204,13 @@ class Router:
             return commands
         routed, load = attempt.routed, attempt.seat.load
         self._fleet.failed(attempt, error.reason, now, retry_after_s, commands)
-        self._end_attempt(attempt)
+        self._attempts.end(attempt)
         routed.last_error = error
         if load.name not in routed.tried:
             routed.tried += (load.name,)
         if error.reason is SigningReason.DENIED:
             routed.refused += (load.name,)
-        if error.reason not in _UNCOUNTED:
+        if error.reason not in endings.UNCOUNTED:
             routed.attempts += 1
             rest_s = self._policy.retry_backoff_s * (1 << min(routed.rounds, 8))
             routed.not_before = now + rest_s * self._rng.uniform(0.5, 1.0)
@@ -243,9 +238,8 @@ class Router:
         load = self._fleet.loads[node]
         load.is_paused = False
         error = SigningError(SigningReason.LINK_LOST, "the link was lost", node=node)
-        for attempt in list(self._active):
-            if attempt.seat.load is load:
-                commands += self.on_error(attempt, error, now)
+        for attempt in self._attempts.at(load):
+            commands += self.on_error(attempt, error, now)
         return commands
 
     def on_paused(self, node: str, now: float, *, is_paused: bool) -> list[Command]:
@@ -316,7 +310,9 @@ class Router:
             return self._send(routed, seat, now, commands)
         if all(seat.name in routed.refused for seat in seats):
             return self._fail(routed, endings.nowhere(routed), commands)
-        return self._wait(routed, seats, now, commands)
+        if self._is_stopping:
+            return self._fail(routed, endings.stopped(), commands)
+        return self._refuse(self._queue.enter(routed, seats, now), commands)
 
     def _choose_again(self, routed: RoutedJob, seats: Seats, now: float) -> Seat | None:
         """Begin another round, in which every node may be asked once more."""
@@ -332,9 +328,10 @@ class Router:
         """No attempt is left: another one, if there may be one."""
         if is_final or routed.attempts >= self._policy.max_attempts:
             self._fail(routed, error, commands)
-        elif error.reason in _PAID and not self._retries.spend():
+        elif error.reason in endings.PAID and not self._retries.spend():
             commands.append(DelayRetry(routed))
-            self._rest(routed, max(routed.not_before, now + self._policy.retry_backoff_s), commands)
+            until = max(routed.not_before, now + self._policy.retry_backoff_s)
+            self._refuse(self._queue.rest(routed, until), commands)
         else:
             self._place(routed, now, commands)
 
@@ -342,78 +339,28 @@ class Router:
         routed.waits_until = 0.0
         usual = seat.pace.usual
         usual.refresh(now)
-        attempt = Attempt(routed, seat, now, min(now + self._fleet.attempt_timeout_s(seat), routed.deadline))
-        routed.attempt = attempt
-        self._begin(attempt, commands)
+        attempt = self._attempts.begin(routed, seat, now, self._fleet.attempt_timeout_s(seat))
         self._hedges.note(attempt, usual.slow_s, now)
-
-    def _begin(self, attempt: Attempt, commands: list[Command]) -> None:
-        seat = attempt.seat
-        seat.in_flight += 1
-        seat.load.in_flight += 1
-        self._active[attempt] = None
         commands.append(SendTo(attempt))
 
     def _hedge(self, attempt: Attempt, now: float, commands: list[Command]) -> None:
         """Ask a second node beside a slow one, where that takes nothing from jobs that have no node yet."""
         routed = attempt.routed
-        if routed.hedge is not None or self._waiting or not self._hedges.may_hedge:
+        if routed.hedge is not None or self._waiting:
             return
         seats = self._fleet.seats_of(routed.ski, now)
-        seat = self._selection.choose(seats, now, (*routed.tried, attempt.node))
-        if seat is None or seat.rank(now) != 1:
+        seat = self._hedges.take(lambda: self._selection.choose(seats, now, (*routed.tried, attempt.node)), now)
+        if seat is None:
             return
-        self._hedges.spend()
-        deadline = min(now + self._fleet.attempt_timeout_s(seat), routed.deadline)
-        routed.hedge = Attempt(routed, seat, now, deadline, is_hedge=True)
-        self._begin(routed.hedge, commands)
+        timeout_s = self._fleet.attempt_timeout_s(seat)
+        commands.append(SendTo(self._attempts.begin(routed, seat, now, timeout_s, is_hedge=True)))
 
     def _outrun(self, attempt: Attempt, now: float, commands: list[Command]) -> None:
         """Another node was faster than this attempt."""
         self._fleet.outrun(attempt.seat, now - attempt.started, now)
-        self._end_attempt(attempt)
+        self._attempts.end(attempt)
         commands.append(CancelAttempt(attempt, is_outrun=True))
         self._fill(attempt.seat.load, now, commands)
-
-    def _wait(self, routed: RoutedJob, seats: Seats, now: float, commands: list[Command]) -> None:
-        if self._is_stopping:
-            return self._fail(routed, endings.stopped(), commands)
-        if routed.tried and now < routed.not_before:
-            return self._rest(routed, routed.not_before, commands)
-        if not any(seat.load.is_up for seat in seats):
-            return self._wait_for_node(routed, now, commands)
-        if routed.refused:
-            # Not every node will do for this job, so it can't stand in the line of those for which any will.
-            return self._rest(routed, now + self._policy.retry_backoff_s, commands)
-        wait_s = self._waiting.expected_wait_s(routed.site, now)
-        usual_s = seats[0].pace.usual.median_s
-        if wait_s > self._routing.queue_wait_s or now + wait_s + usual_s > routed.deadline:
-            return self._fail(routed, endings.shed(wait_s, self.waiting), commands)
-        if self._has_room_for(routed, commands):
-            self._waiting.add(routed)
-        return None
-
-    def _wait_for_node(self, routed: RoutedJob, now: float, commands: list[Command]) -> None:
-        if not routed.waits_until:
-            routed.waits_until = now + self._routing.no_node_wait_s
-        if now >= routed.waits_until:
-            return self._fail_late(routed, now, commands)
-        return self._rest(routed, routed.waits_until, commands)
-
-    def _rest(self, routed: RoutedJob, until: float, commands: list[Command]) -> None:
-        if self._has_room_for(routed, commands):
-            self._waiting.add(routed, rest_until=until)
-
-    def _has_room_for(self, routed: RoutedJob, commands: list[Command]) -> bool:
-        """Whether it may wait. In a full queue the newest of the site with most jobs goes, which may be itself."""
-        if not self._waiting.is_full:
-            return True
-        error = endings.queue_full(self.waiting)
-        victim = self._waiting.newest_of_longest(routed.site)
-        if victim is not None:
-            self._waiting.remove(victim)
-        self._fail(victim or routed, error, commands)
-        return victim is not None
 
     def _wake(self, now: float, commands: list[Command]) -> None:
         """A node may be asked that could not be before: jobs that rest have perhaps not been tried there yet."""
@@ -439,16 +386,9 @@ class Router:
 
     # bookkeeping
 
-    def _end_attempt(self, attempt: Attempt) -> None:
-        attempt.is_over = True
-        routed, seat = attempt.routed, attempt.seat
-        if routed.attempt is attempt:
-            routed.attempt, routed.hedge = routed.hedge, None
-        else:
-            routed.hedge = None
-        seat.in_flight -= 1
-        seat.load.in_flight -= 1
-        self._active.pop(attempt, None)
+    def _refuse(self, refused: Refused, commands: list[Command]) -> None:
+        for routed, error in refused:
+            self._fail(routed, error, commands)
 
     def _fail(self, routed: RoutedJob, error: SigningError, commands: list[Command]) -> None:
         routed.is_over = True

@@ -20,11 +20,23 @@ from hsm.wire.schemes import KeyType
 from proxy.base.errors import SigningError, SigningReason
 from proxy.base.jobs import SignJob
 from proxy.base.observe import NodeState, ProxyObserver
-from proxy.base.policy import NodeAddress, SigningPolicy
+from proxy.base.policy import NodeAddress, NodeAdmin, RoutingPolicy, SigningPolicy
 from proxy.signing.answers import reason_of
-from proxy.signing.commands import Attempt, CancelAttempt, Command, Fail, Finish, RoutedJob, SendTo
+from proxy.signing.commands import (
+    Attempt,
+    CancelAttempt,
+    Command,
+    DelayRetry,
+    Fail,
+    Finish,
+    RoutedJob,
+    SendTo,
+)
 from proxy.signing.connection import TIMER_STEP_S, Answer
-from proxy.signing.node import NodeStatus, SigningNode
+from proxy.signing.headroom import NodeCapacity
+from proxy.signing.node import NodeStatus
+from proxy.signing.node_set import NodeSet
+from proxy.signing.pressure import Pressure
 from proxy.signing.prober import ProbeKey
 from proxy.signing.router import Router
 from proxy.signing.verification import make_verifiers
@@ -73,8 +85,10 @@ class Signer:
         *,
         ssl_context: ssl.SSLContext,
         observer: ProxyObserver,
+        routing: RoutingPolicy | None = None,
         site_keys: Sequence[tuple[bytes, KeyType]] = (),
         public_keys: Mapping[bytes, bytes] | None = None,
+        site_weights: Mapping[str, float] | None = None,
         rng: Random | None = None,
     ) -> None:
         self._policy, self._observer = policy, observer
@@ -82,24 +96,20 @@ class Signer:
         self._log = get_logger("signing")
         rng = rng or Random()
         verifiers = make_verifiers(public_keys or {})
-        probe_keys = [ProbeKey.of(ski, kind, verifiers.get(ski)) for ski, kind in site_keys]
         self._tasks = Tasks(observer.task_crashed)
-        self._router = Router([node.name for node in nodes], policy, rng=rng)
-        self._nodes = {
-            node.name: SigningNode(
-                node,
-                policy,
-                ssl_context=ssl_context,
-                router=self._router,
-                carry_out=self._carry_out,
-                observer=observer,
-                probe_keys=probe_keys,
-                verifiers=verifiers,
-                tasks=self._tasks,
-                rng=rng,
-            )
-            for node in nodes
-        }
+        self._router = Router(nodes, policy, routing, rng=rng, kinds=dict(site_keys), site_weights=site_weights)
+        self._nodes = NodeSet(
+            nodes,
+            policy,
+            ssl_context=ssl_context,
+            router=self._router,
+            carry_out=self._carry_out,
+            observer=observer,
+            probe_keys=[ProbeKey.of(ski, kind, verifiers.get(ski)) for ski, kind in site_keys],
+            verifiers=verifiers,
+            tasks=self._tasks,
+            rng=rng,
+        )
         self._site_skis = tuple(ski for ski, _kind in site_keys)
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = NEVER
@@ -111,8 +121,7 @@ class Signer:
 
     async def start(self) -> None:
         """Begin to connect to every node; `wait_ready` tells when signatures can be had."""
-        for node in self._nodes.values():
-            node.start()
+        self._nodes.start()
 
     async def wait_ready(self, timeout_s: float) -> bool:
         """Wait until some node is up for every site's key (any node, without site keys). False when it takes longer."""
@@ -133,11 +142,24 @@ class Signer:
                     await self._next_change()
         except TimeoutError:
             self._carry_out(self._router.abandon())
-        for node in self._nodes.values():
-            node.stop()
+        self._nodes.stop()
         if self._timer is not None:
             self._timer.cancel()
         await self._tasks.stop()
+
+    # nodes
+
+    def add_node(self, address: NodeAddress) -> None:
+        """A node is there; see `NodeSet.add`."""
+        self._nodes.add(address)
+
+    def remove_node(self, name: str) -> None:
+        """A node is gone; see `NodeSet.remove`."""
+        self._nodes.remove(name)
+
+    def set_admin(self, name: str, state: NodeAdmin) -> bool:
+        """Let an operator's wish come true; False where there is no such node."""
+        return self._nodes.set_admin(name, state)
 
     # jobs
 
@@ -178,7 +200,20 @@ class Signer:
 
     def status(self) -> list[NodeStatus]:
         """Every node, in the order of the config."""
-        return [node.status() for node in self._nodes.values()]
+        return [node.status() for node in self._nodes]
+
+    def capacities(self) -> list[NodeCapacity]:
+        """What each node makes for this worker and can make."""
+        return self._router.fleet.capacities(time.monotonic())
+
+    def holders(self) -> dict[bytes, tuple[str, ...]]:
+        """By site key, the nodes that hold it or may hold it."""
+        now = time.monotonic()
+        return {ski: self._router.inventory.holders(ski, now) for ski in self._site_skis}
+
+    def pressure(self) -> Pressure:
+        """Whether signing capacity is short."""
+        return self._router.pressure(time.monotonic())
 
     @property
     def waiting(self) -> int:
@@ -187,7 +222,7 @@ class Signer:
 
     @property
     def in_flight(self) -> int:
-        """Jobs at a node."""
+        """Attempts under way."""
         return self._router.active
 
     # commands
@@ -202,12 +237,12 @@ class Signer:
             elif isinstance(command, Fail):
                 self._fail(command.routed, command.error)
             elif isinstance(command, CancelAttempt):
-                self._cancel_attempt(command.attempt)
+                self._cancel_attempt(command.attempt, is_outrun=command.is_outrun)
+            elif isinstance(command, DelayRetry):
+                self._observer.retry_delayed()
             else:
-                raise RuntimeError(f"unknown command {command!r}")
-        waiting = self._router.waiting
-        if waiting or waiting != self._told_waiting:
-            self._queue_moved(waiting)
+                self._nodes.tell(command)
+        self._mind_the_time()
         if self._change is not None:
             self._change.set_result(None)
             self._change = None
@@ -218,6 +253,8 @@ class Signer:
         node = self._nodes[attempt.node]
         job = attempt.routed.job
         self._observer.attempt_started(node.name)
+        if attempt.is_hedge:
+            self._observer.hedge_started(node.name)
         link = node.link_for_job()
         try:
             if link is None:
@@ -275,13 +312,14 @@ class Signer:
         else:
             self._carry_out(self._router.on_error(attempt, error, now))
 
-    def _cancel_attempt(self, attempt: Attempt) -> None:
+    def _cancel_attempt(self, attempt: Attempt, *, is_outrun: bool) -> None:
         link = attempt.wire
         if link is not None:
             attempt.wire = None
             link.cancel(attempt.request_id)
             duration_s = time.monotonic() - attempt.started
-            self._observer.attempt_finished(attempt.node, SigningReason.CANCELLED, duration_s)
+            reason = SigningReason.OUTRUN if is_outrun else SigningReason.CANCELLED
+            self._observer.attempt_finished(attempt.node, reason, duration_s)
 
     def _cancel(self, routed: RoutedJob) -> None:
         now = time.monotonic()
@@ -296,6 +334,8 @@ class Signer:
             job = routed.job
             duration_s = time.monotonic() - routed.started
             self._observer.job_finished(job.site, job.scheme.value, command.node, duration_s)
+            if command.is_hedge:
+                self._observer.hedge_won(command.node)
             self._call(on_done, command.signature)
 
     def _fail(self, routed: RoutedJob, error: SigningError) -> None:
@@ -319,14 +359,14 @@ class Signer:
 
     # time
 
-    def _queue_moved(self, waiting: int) -> None:
+    def _mind_the_time(self) -> None:
+        waiting = self._router.waiting
         if waiting != self._told_waiting:
             self._told_waiting = waiting
             self._observer.queue_changed(waiting)
-        if waiting:
-            at = self._router.next_time(time.monotonic())
-            if at < self._timer_at:
-                self._arm(at)
+        at = self._router.next_time(time.monotonic())
+        if at < self._timer_at:
+            self._arm(at)
 
     def _arm(self, at: float) -> None:
         if self._timer is not None:
@@ -341,7 +381,7 @@ class Signer:
     def _is_ready(self) -> bool:
         if self._site_skis:
             return all(self.has_node_for(ski) for ski in self._site_skis)
-        return any(node.state is NodeState.UP for node in self._nodes.values())
+        return any(node.state is NodeState.UP for node in self._nodes)
 
     async def _next_change(self) -> None:
         if self._change is None:

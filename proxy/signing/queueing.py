@@ -1,0 +1,74 @@
+"""Whether a job that no node can take may wait, for what, and who must go for it. Pure.
+
+Three ways to wait: in line for a node that is full; at rest, until the job may try again; and at rest for a node of its
+key while none is up. A job is refused at once where its turn would not come in time. In a full queue a late one of the
+site with most jobs goes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from proxy.base.errors import SigningError
+from proxy.base.policy import RoutingPolicy, SigningPolicy
+from proxy.signing import endings
+from proxy.signing.commands import RoutedJob
+from proxy.signing.selection import Seats
+from proxy.signing.waiting import WaitingJobs
+
+Refused = list[tuple[RoutedJob, SigningError]]
+"""Jobs that may not wait, or not any longer, and why."""
+
+
+class JobQueue:
+    """`jobs` are those that wait."""
+
+    def __init__(self, policy: SigningPolicy, routing: RoutingPolicy, weights: Mapping[str, float]) -> None:
+        self.jobs: WaitingJobs[RoutedJob] = WaitingJobs(policy.max_waiting_jobs, weights)
+        self._longest_s = routing.queue_wait_s
+        self._no_node_s = routing.no_node_wait_s
+        self._backoff_s = policy.retry_backoff_s
+
+    def enter(self, routed: RoutedJob, seats: Seats, now: float) -> Refused:
+        """Let a job wait that none of `seats` can take now."""
+        if routed.tried and now < routed.not_before:
+            return self.rest(routed, routed.not_before)
+        if not any(seat.load.is_up for seat in seats):
+            return self._wait_for_node(routed, now)
+        if routed.refused:
+            # Not every node will do for this job, so it can't stand in the line of those for which any will.
+            return self.rest(routed, now + self._backoff_s)
+        wait_s = self.jobs.expected_wait_s(routed.site, now)
+        if wait_s > self._longest_s or now + wait_s + seats[0].pace.usual.median_s > routed.deadline:
+            return [(routed, endings.shed(wait_s, len(self.jobs)))]
+        refused = self._make_room(routed)
+        if not _is_among(refused, routed):
+            self.jobs.add(routed)
+        return refused
+
+    def rest(self, routed: RoutedJob, until: float) -> Refused:
+        """Let a job wait that shall not be tried before `until`."""
+        refused = self._make_room(routed)
+        if not _is_among(refused, routed):
+            self.jobs.add(routed, rest_until=until)
+        return refused
+
+    def _wait_for_node(self, routed: RoutedJob, now: float) -> Refused:
+        if not routed.waits_until:
+            routed.waits_until = now + self._no_node_s
+        if now >= routed.waits_until:
+            return [(routed, endings.too_late(routed, has_node=False))]
+        return self.rest(routed, routed.waits_until)
+
+    def _make_room(self, routed: RoutedJob) -> Refused:
+        if not self.jobs.is_full:
+            return []
+        victim = self.jobs.newest_of_longest(routed.site)
+        if victim is not None:
+            self.jobs.remove(victim)
+        return [(victim or routed, endings.queue_full(len(self.jobs)))]
+
+
+def _is_among(refused: Refused, routed: RoutedJob) -> bool:
+    """Whether `routed` is among those that must go."""
+    return any(job is routed for job, _ in refused)
