@@ -88,6 +88,8 @@ class NodeConnection(asyncio.Protocol):
         self.is_writable = True
         self.is_draining = False
         self.why_ended = ""
+        self.heard_at = time.monotonic()
+        """When the last byte came."""
         self.first_keys: asyncio.Future[tuple[KeyEntry, ...] | None] = self._loop.create_future()
         self.closed: asyncio.Future[str] = self._loop.create_future()
 
@@ -113,6 +115,10 @@ class NodeConnection(asyncio.Protocol):
         if transport is not None and not transport.is_closing():
             transport.close()
 
+    def abort(self, why: str) -> None:
+        """End the connection now, like `close`, and leave nothing to be sent: nobody would acknowledge it."""
+        self._abort(why)
+
     # asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -130,6 +136,7 @@ class NodeConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Answers from the node."""
+        self.heard_at = time.monotonic()
         fault = ""
         try:
             self.session.receive_data(data)

@@ -1,8 +1,10 @@
 """A link to one node: a connection that is opened again whenever it is lost.
 
 A link connects by mutual TLS, asks which keys the node has, is then usable, and connects again with growing pauses when
-it is lost. It runs one task, which connects. It decides nothing: what happens is reported to its owner, and answers
-go to whoever asked.
+it is lost, between `start` and `stop`. An attempt that hangs (an address that swallows packets, a node that went away
+in the middle of a handshake) does not hold up the next: after the longest pause another is begun beside it, and the
+first to be usable wins. A connection on which probes go unanswered and nothing at all comes is replaced by a new one.
+Else a link decides nothing: what happens is reported to its owner, and answers go to whoever asked.
 """
 
 from __future__ import annotations
@@ -18,14 +20,17 @@ from hsm.shared.tasks import Tasks
 from hsm.wire.errors import LinkClosed
 from hsm.wire.layout import MAX_MESSAGE_BYTES
 from hsm.wire.messages import KeyEntry
-from hsm.wire.schemes import Scheme
+from hsm.wire.schemes import KeyFamily, Scheme
 from hsm.wire.session import ClientSession
 from proxy.base.policy import NodeAddress, SigningPolicy
 from proxy.signing.backoff import ReconnectBackoff
 from proxy.signing.connection import NodeConnection, OnAnswer
+from proxy.signing.silence import LinkSilence
 
-PROBE_SLOTS = 4
-"""Signatures under way beside the jobs' that a link has room for."""
+PROBE_SLOTS = 8
+"""Requests under way beside the jobs' that a link has room for: probes of each family, and a list of keys."""
+MAX_ATTEMPTS = 2
+"""Attempts to connect under way at once."""
 
 
 class LinkOwner(Protocol):
@@ -51,7 +56,10 @@ class LinkOwner(Protocol):
 
 
 class NodeLink:
-    """A connection to a node that is opened again whenever it is lost, between `start` and `stop`."""
+    """A connection to a node that is opened again whenever it is lost, between `start` and `stop`.
+
+    It may be started again after it was stopped.
+    """
 
     def __init__(
         self,
@@ -68,7 +76,11 @@ class NodeLink:
         self._loop = asyncio.get_running_loop()
         self._log = get_logger("signing")
         self._connection: NodeConnection | None = None
-        self._is_stopping = False
+        self._silence = LinkSilence(policy.probe_fall)
+        self._is_running = False
+        self._attempts: set[asyncio.Task[None]] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        """When the next attempt begins, while there is no connection."""
 
     @property
     def is_usable(self) -> bool:
@@ -92,14 +104,27 @@ class NodeLink:
         return self._connection.session.in_flight if self._connection else 0
 
     def start(self) -> None:
-        """Begin to connect."""
-        self._tasks.start(self._keep_connected(), name=f"link to node {self._node.name}")
+        """Begin to connect, unless it has begun."""
+        if not self._is_running:
+            self._is_running = True
+            self._begin()
 
-    def stop(self) -> None:
-        """Close the connection; requests under way end with Lost. The task ends with its `Tasks`."""
-        self._is_stopping = True
+    def stop(self, why: str = "the proxy is stopping") -> None:
+        """Close the connection and connect no more; requests under way end with Lost before this returns."""
+        self._is_running = False
+        self._disarm()
+        attempts, self._attempts = self._attempts, set()
+        for attempt in attempts:
+            attempt.cancel()
         if self._connection is not None:
-            self._connection.close("the proxy is stopping")
+            self._connection.close(why)
+
+    def probe_unanswered(self, family: KeyFamily | None, asked_at: float) -> None:
+        """A probe that was sent at `asked_at` timed out. A dead connection is given up and another opened."""
+        connection = self._connection
+        if connection is not None and self._silence.unanswered(family, asked_at, connection.heard_at):
+            self._log.warning("link_silent", node=self._node.name)
+            connection.abort("probes went unanswered and nothing else came; the link is opened again")
 
     def sign(
         self,
@@ -157,30 +182,52 @@ class NodeLink:
             raise LinkClosed(f"no link to node {self._node.name}")
         return self._connection
 
-    async def _keep_connected(self) -> None:
-        while not self._is_stopping:
-            why = await self._connect_once()
-            if self._is_stopping:
-                return
-            delay_s = self._backoff.delay_s(time.monotonic())
-            self._log.debug("link_down", node=self._node.name, why=why, retry_in_s=round(delay_s, 3))
-            await asyncio.sleep(delay_s)
+    # attempts
 
-    async def _connect_once(self) -> str:
-        """One life of a connection; return why it ended."""
+    def _begin(self) -> None:
+        """Begin an attempt, and the next one beside it if this one hangs."""
+        self._timer = None
+        if len(self._attempts) < MAX_ATTEMPTS:
+            attempt = self._tasks.start(self._attempt(), name=f"link to node {self._node.name}")
+            self._attempts.add(attempt)
+            attempt.add_done_callback(self._attempts.discard)
+        self._arm(self._backoff.max_s)
+
+    async def _attempt(self) -> None:
         opened: list[NodeConnection] = []
+        began = time.monotonic()
         try:
             async with asyncio.timeout(self._policy.connect_timeout_s):
                 connection = await self._open(opened)
                 keys = await connection.first_keys
-            return await self._use(connection, keys)
+            if self._use(connection, keys):
+                opened.remove(connection)
         except (OSError, TimeoutError, ValueError) as error:  # ssl.SSLError is an OSError; ValueError: a bad name
-            why = self._describe(error)
-            self._owner.link_failed(self, why)
-            return why
+            self._failed(error, time.monotonic() - began)
         finally:
             for each in opened:
                 each.close("the link is given up")
+
+    def _failed(self, error: Exception, spent_s: float) -> None:
+        if self._connection is None and self._is_running:
+            why = self._describe(error)
+            self._owner.link_failed(self, why)
+            self._try_later(why, spent_s=spent_s, is_refused=isinstance(error, ConnectionRefusedError))
+
+    def _try_later(self, why: str, *, spent_s: float = 0.0, is_refused: bool = False) -> None:
+        if self._is_running:  # the owner, when it heard of it, may have stopped the link
+            delay_s = self._backoff.delay_s(time.monotonic(), spent_s=spent_s, is_refused=is_refused)
+            self._log.debug("link_down", node=self._node.name, why=why, retry_in_s=round(delay_s, 3))
+            self._arm(delay_s)
+
+    def _arm(self, delay_s: float) -> None:
+        self._disarm()
+        self._timer = self._loop.call_later(delay_s, self._begin)
+
+    def _disarm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = None
 
     async def _open(self, opened: list[NodeConnection]) -> NodeConnection:
         host, port = parse_address(self._node.address)
@@ -201,15 +248,21 @@ class NodeLink:
         )
         return opened[-1]
 
-    async def _use(self, connection: NodeConnection, keys: tuple[KeyEntry, ...] | None) -> str:
+    def _use(self, connection: NodeConnection, keys: tuple[KeyEntry, ...] | None) -> bool:
+        """Make it the link's connection; False if another attempt was quicker. ConnectionError if it is lost again."""
         if connection.why_ended:  # between the list and this line
             raise ConnectionError(connection.why_ended)
-        self._connection = connection
+        if self._connection is not None or not self._is_running:
+            return False
+        self._disarm()
+        for attempt in self._attempts - {asyncio.current_task()}:
+            attempt.cancel()
+        self._connection, self._silence = connection, LinkSilence(self._policy.probe_fall)
         self._backoff.opened(time.monotonic())
         self._owner.link_opened(self, keys)
-        if connection.is_draining:
+        if connection.is_draining and self._connection is connection:
             self._owner.link_draining(self)
-        return await connection.closed
+        return True
 
     def _describe(self, error: BaseException) -> str:
         if isinstance(error, TimeoutError) and not str(error):
@@ -225,6 +278,7 @@ class NodeLink:
         if self._connection is connection:
             self._connection = None
             self._owner.link_lost(self, why)
+            self._try_later(why)
 
     def connection_writable(self, connection: NodeConnection) -> None:
         """See ConnectionOwner."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from random import Random
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -45,3 +46,24 @@ def test_only_a_link_that_lasted_makes_the_next_wait_short() -> None:
     backoff.opened(20.0)
     assert backoff.delay_s(21.0) == 0.1
     assert backoff.delay_s(30.0) == 0.2
+
+
+def test_waits_after_a_refusal_grow_to_half_of_the_longest() -> None:
+    backoff = ReconnectBackoff(0.05, 1.0, Longest())
+    assert [backoff.delay_s(0.0, is_refused=True) for _ in range(6)] == [0.05, 0.1, 0.2, 0.4, 0.5, 0.5]
+    assert backoff.delay_s(0.0) == 0.5
+    assert backoff.delay_s(0.0) == 1.0
+
+
+def test_the_time_that_an_attempt_hung_counts_as_waited() -> None:
+    backoff = ReconnectBackoff(0.1, 0.8, Longest())
+    assert backoff.delay_s(0.0, spent_s=0.02) == pytest.approx(0.08)
+    assert backoff.delay_s(0.0, spent_s=2.0) == 0.05
+    assert backoff.delay_s(0.0, spent_s=0.1) == pytest.approx(0.3)
+
+
+@given(spent=st.floats(0, 10), refused=st.booleans(), seed=st.integers())
+def test_there_is_always_some_wait_and_never_too_long_a_one(spent: float, refused: bool, seed: int) -> None:
+    backoff = ReconnectBackoff(0.1, 1.0, Random(seed))
+    for _ in range(8):
+        assert 0.05 <= backoff.delay_s(0.0, spent_s=spent, is_refused=refused) <= (0.5 if refused else 1.0)

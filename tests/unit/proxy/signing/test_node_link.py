@@ -305,7 +305,7 @@ async def test_a_node_that_owes_too_many_answers_gets_a_new_link(bench: Bench) -
     await bench.opened()
     bench.node.fault = Fault.HANG
     for _ in range(2):
-        for _ in range(52):
+        for _ in range((100 + PROBE_SLOTS) // 2):
             bench.ask(timeout_s=0.02)
         await asyncio.sleep(0.04)
     await until(lambda: bench.owner.count("lost") == 1)

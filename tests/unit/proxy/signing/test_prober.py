@@ -15,13 +15,15 @@ from hsm.wire.messages import Expired, Failed, Lost, Ponged, Signed
 from hsm.wire.schemes import KeyFamily, KeyType, Scheme
 from proxy.base.errors import SigningReason
 from proxy.signing.connection import Answer, OnAnswer
-from proxy.signing.prober import ProbeKey, Prober, ProbeResult, probe_message, probe_scheme
+from proxy.signing.prober import ProbeKey, Prober, ProbeResult, by_family, probe_message, probe_scheme
 from proxy.signing.verification import KeyVerifier
 from tests.support.fake_node import FakeKey
 from tests.support.play import policy
 from tests.support.signing_cluster import until
 
 KEY = FakeKey.make()
+RSA_KEY = FakeKey.make("rsa-2048")
+EC, RSA = KeyFamily.EC, KeyFamily.RSA
 
 
 @dataclass
@@ -33,6 +35,8 @@ class FakeLink:
     messages: list[bytes] = field(default_factory=list)
     pings: int = 0
     is_full: bool = False
+    cancelled: list[int] = field(default_factory=list)
+    unanswered: list[KeyFamily | None] = field(default_factory=list)
 
     def sign(
         self,
@@ -52,12 +56,21 @@ class FakeLink:
         self.asked.append((ski, scheme, payload))
         if (answer := self.answer(ski, scheme, payload)) is not None:
             asyncio.get_running_loop().call_soon(on_answer, tag, answer)
-        return 1
+        return len(self.asked)
 
     def ping(self, deadline: float, on_answer: OnAnswer, tag: Any) -> int:
         self.pings += 1
         asyncio.get_running_loop().call_soon(on_answer, tag, Ponged(1, b""))
         return 1
+
+    def cancel(self, request_id: int) -> None:
+        self.cancelled.append(request_id)
+
+    def probe_unanswered(self, family: KeyFamily | None, asked_at: float) -> None:
+        self.unanswered.append(family)
+
+    def count(self, scheme: Scheme) -> int:
+        return sum(asked[1] is scheme for asked in self.asked)
 
 
 @dataclass
@@ -68,12 +81,14 @@ class Probing:
     keys: list[ProbeKey]
     results: list[ProbeResult] = field(default_factory=list)
     prober: Prober | None = None
+    is_urgent: bool = False
 
     def start(self, interval_s: float = 0.02) -> None:
         self.prober = Prober(
             policy(probe_interval_s=interval_s, probe_timeout_s=0.02),
-            choose_keys=lambda: self.keys,
+            choose_keys=lambda: by_family(self.keys, ()),
             choose_link=lambda: self.link,
+            is_urgent=lambda: self.is_urgent,
             report=self.results.append,
             rng=Random(1),
         )
@@ -94,7 +109,7 @@ async def probing() -> AsyncIterator[Probing]:
 async def test_a_good_signature_is_a_good_probe_again_and_again(probing: Probing) -> None:
     probing.start()
     await until(lambda: len(probing.results) >= 3)
-    assert {(result.ski, result.reason) for result in probing.results} == {(KEY.ski, None)}
+    assert {(result.family, result.ski, result.reason) for result in probing.results} == {(EC, KEY.ski, None)}
     assert probing.link is not None
     payloads = [payload for _ski, _scheme, payload in probing.link.asked]
     assert len(set(payloads)) == len(payloads)
@@ -118,11 +133,91 @@ async def test_keys_take_turns(probing: Probing) -> None:
     assert {result.ski for result in probing.results} == {KEY.ski, others[0].ski, others[1].ski}
 
 
+async def test_a_family_that_hangs_keeps_no_other_from_being_probed(probing: Probing) -> None:
+    def answer(_ski: bytes, scheme: Scheme, payload: bytes) -> Answer | None:
+        return None if scheme.family is RSA else Signed(1, KEY.sign(scheme, payload))
+
+    probing.keys.append(ProbeKey.of(RSA_KEY.ski, RSA_KEY.type))
+    probing.link = FakeLink(answer)
+    probing.start()
+    await until(lambda: sum(result.family is EC for result in probing.results) >= 4)
+    assert probing.link.count(Scheme.RSA_PSS_SHA256) == 1
+    assert {result.family for result in probing.results} == {EC}
+
+
+async def test_each_family_has_its_own_turns_and_results(probing: Probing) -> None:
+    def answer(_ski: bytes, scheme: Scheme, payload: bytes) -> Answer:
+        return Expired(1) if scheme.family is RSA else Signed(1, KEY.sign(scheme, payload))
+
+    others = [FakeKey.make(number=1), RSA_KEY]
+    probing.keys += [ProbeKey.of(key.ski, key.type) for key in others]
+    probing.link = FakeLink(answer)
+    probing.start()
+    await until(lambda: len(probing.results) >= 8)
+    assert {(result.family, result.ski) for result in probing.results} == {
+        (EC, KEY.ski),
+        (EC, others[0].ski),
+        (RSA, RSA_KEY.ski),
+    }
+    assert {result.reason for result in probing.results if result.family is RSA} == {SigningReason.TIMEOUT}
+    assert set(probing.link.unanswered) == {RSA}
+
+
+async def test_families_come_and_go_with_their_keys(probing: Probing) -> None:
+    probing.start()
+    await until(lambda: len(probing.results) >= 1)
+    probing.keys = []
+    await until(lambda: probing.results[-1].family is None)
+    probing.keys = [ProbeKey.of(RSA_KEY.ski, RSA_KEY.type)]
+    await until(lambda: probing.results[-1].family is RSA)
+    probing.results.clear()
+    await until(lambda: len(probing.results) >= 3)
+    assert {result.family for result in probing.results} == {RSA}
+
+
+async def test_a_probe_of_a_family_that_went_is_cancelled(probing: Probing) -> None:
+    def answer(_ski: bytes, scheme: Scheme, payload: bytes) -> Answer | None:
+        return None if scheme.family is RSA else Signed(1, KEY.sign(scheme, payload))
+
+    probing.keys.append(ProbeKey.of(RSA_KEY.ski, RSA_KEY.type))
+    link = probing.link = FakeLink(answer)
+    probing.start()
+    await until(lambda: link.count(Scheme.RSA_PSS_SHA256) == 1)
+    assert link.cancelled == []
+    probing.keys.pop()
+    await until(lambda: len(link.cancelled) == 1)
+
+
+def test_keys_are_sorted_by_family_and_those_in_doubt_come_alone() -> None:
+    keys = [ProbeKey.of(bytes([number]), kind) for number, kind in enumerate(KeyType)]
+    found = by_family(keys, ())
+    assert set(found) == set(KeyFamily)
+    assert {key for each in found.values() for key in each} == set(keys)
+    assert all(key.scheme.family is family for family, each in found.items() for key in each)
+    doubted = next(key for key in keys if key.scheme is Scheme.ECDSA_SHA384)
+    assert by_family(keys, {doubted.ski, b"no such key"}) == found | {EC: (doubted,)}
+    assert by_family([], {doubted.ski}) == {}
+
+
+@pytest.mark.parametrize(("is_urgent", "within"), [(True, True), (False, False)])
+async def test_a_busy_node_that_waits_for_proof_is_asked_again_soon(
+    probing: Probing, is_urgent: bool, within: bool
+) -> None:
+    probing.link = FakeLink(lambda *_request: Failed(1, ErrorCode.BUSY, "", None, None))
+    probing.is_urgent = is_urgent
+    loop = asyncio.get_running_loop()
+    probing.start(interval_s=5.0)
+    await until(lambda: len(probing.results) >= 1)
+    started = loop.time()
+    await until(lambda: len(probing.results) >= 2 or loop.time() - started > 0.4)
+    assert (len(probing.results) >= 2) is within
+
+
 async def test_without_a_key_an_echo_will_do(probing: Probing) -> None:
     probing.keys = []
     probing.start()
     await until(lambda: len(probing.results) >= 1)
-    assert probing.results[0].reason is None
+    assert (probing.results[0].family, probing.results[0].ski, probing.results[0].reason) == (None, b"", None)
     assert probing.link is not None
     assert probing.link.pings >= 1
 
@@ -198,6 +293,7 @@ async def test_a_stopped_prober_ignores_a_late_answer(probing: Probing) -> None:
     probing.link.sign = lambda *request, message: late.append(request[-2:]) or 1  # type: ignore[method-assign,func-returns-value]
     await until(lambda: bool(late))
     probing.prober.stop()
+    assert probing.link.cancelled == [1]
     on_answer, tag = late[0]
     on_answer(tag, Signed(1, b"late"))
     assert probing.results == []
