@@ -2,11 +2,12 @@
 
 Theory of operation. The engine is pure; after each thing it is told, `_pump` handles its events until there are none
 and then sends what it has to say, in one write. A handshake that needs a signature stands still inside the engine
-until `_job_done`; what arrives meanwhile it keeps, up to a bound. One phase variable says where the connection is:
+until `_job_done`; what arrives meanwhile it keeps, up to a bound. While signatures are scarce, the door (`greeting.py`)
+sees the ClientHello before there is an engine. One phase variable says where the connection is:
 
     HANDSHAKING --HandshakeDone--> OPEN --close--> LINGERING --client's FIN, or time--> CLOSED
          |                           |                ^
-         +--TlsFailed, job failed----+----------------+      connection_lost leads to CLOSED from anywhere
+         +--TlsFailed, no signature--+----------------+      connection_lost leads to CLOSED from anywhere
 
 LINGERING: everything is sent, our FIN too; what still arrives is discarded, so that the kernel has no reason to
 answer with a reset that would destroy our last bytes on their way (RFC 9112 9.6).
@@ -18,13 +19,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from enum import IntEnum
 from typing import TYPE_CHECKING, cast
 
 from hsm.shared.logs import get_logger
 from proxy.base.errors import SigningError, SigningReason, TlsReason
 from proxy.base.jobs import SignJob
-from proxy.edge.info import address_of, connection_info
+from proxy.edge.greeting import OVERLOADED_ALERT, Greeting, Visitor
+from proxy.edge.info import connection_info
+from proxy.edge.phase import Phase
 from proxy.edge.shared import JobHandle
 from proxy.edge.transport import TlsTransport
 from proxy.tls.engine import TlsEngine
@@ -33,18 +35,9 @@ from proxy.tls.events import HandshakeDone, NeedSignature, PeerClosed, Plaintext
 if TYPE_CHECKING:
     from proxy.edge.listener import EdgeListener
 
+OVERLOADS = (SigningReason.QUEUE_FULL, SigningReason.SHED)
 UNREAD_LIMIT_BYTES = 1_048_576
 """Output that the client does not take; above it no more input is read, because input can cause output."""
-
-
-class Phase(IntEnum):
-    """Where a connection is."""
-
-    REFUSED = 0
-    HANDSHAKING = 1
-    OPEN = 2
-    LINGERING = 3
-    CLOSED = 4
 
 
 class EdgeConnection(asyncio.Protocol):
@@ -52,7 +45,6 @@ class EdgeConnection(asyncio.Protocol):
 
     __slots__ = (
         "__weakref__",
-        "_client",
         "_deadline",
         "_end_reason",
         "_engine",
@@ -66,14 +58,15 @@ class EdgeConnection(asyncio.Protocol):
         "_protocol",
         "_session",
         "_site",
-        "_started",
         "_tcp",
         "_transport",
         "_unsent_bytes",
+        "_visitor",
     )
 
     def __init__(self, listener: EdgeListener) -> None:
         self._listener = listener
+        self._visitor = Visitor(listener.doorway)
         self._phase = Phase.CLOSED
         self._tcp: asyncio.Transport | None = None
         self._engine: TlsEngine | None = None
@@ -83,9 +76,7 @@ class EdgeConnection(asyncio.Protocol):
         self._job: JobHandle | None = None
         self._end_reason: TlsReason | None = None
         self._site = ""
-        self._client = ("", 0)
         self._deadline = 0.0
-        self._started = 0.0
         self._unsent_bytes = 0
         self._is_signing = False
         self._is_pumping = False
@@ -100,7 +91,7 @@ class EdgeConnection(asyncio.Protocol):
     @property
     def is_silent(self) -> bool:
         """Whether the client has not sent a byte yet."""
-        return self._engine is None
+        return self._visitor.is_silent
 
     # asyncio.Protocol: what TCP tells
 
@@ -118,9 +109,11 @@ class EdgeConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Feed the engine, and do what it says."""
         if self._phase is Phase.OPEN or self._phase is Phase.HANDSHAKING:
-            engine = self._engine or self._start_handshake()
-            engine.receive_data(data)
-            self._pump()
+            if self._engine is None:
+                data = self._greet(data)
+            if self._engine is not None:
+                self._engine.receive_data(data)
+                self._pump()
 
     def eof_received(self) -> bool:
         """The client will send no more. True (keep the TCP connection) only after its close_notify."""
@@ -154,8 +147,8 @@ class EdgeConnection(asyncio.Protocol):
         if before is Phase.REFUSED or before is Phase.CLOSED:
             return
         self._cancel_job()
-        if before is Phase.HANDSHAKING and self._engine is not None:
-            self._report_failure(TlsReason.CLIENT_CLOSED)
+        if before is Phase.HANDSHAKING and not self.is_silent:
+            self._visitor.fail(self._site, TlsReason.CLIENT_CLOSED)
         if before is Phase.OPEN and not self._peer_has_closed:
             self._end_reason = self._end_reason or TlsReason.TRUNCATED
         self._lose_protocol(exc)
@@ -173,9 +166,9 @@ class EdgeConnection(asyncio.Protocol):
     def handshake_expired(self) -> None:
         """The handshake's time is over."""
         if self._phase is Phase.HANDSHAKING:
-            if self._engine is None:
-                self._start_handshake()  # so that starts and ends are in balance
-            self._report_failure(TlsReason.TIMEOUT)
+            if self.is_silent:
+                self._visitor.begin(self._tcp)  # so that starts and ends are in balance
+            self._visitor.fail(self._site, TlsReason.TIMEOUT)
             self._phase = Phase.LINGERING
             self.abort()
 
@@ -220,15 +213,23 @@ class EdgeConnection(asyncio.Protocol):
         if self._tcp is not None and wants_data and not self._input_is_stopped:
             self._tcp.resume_reading()
 
-    # the engine and its events
+    # before the engine
 
-    def _start_handshake(self) -> TlsEngine:
-        self._started = time.monotonic()
-        self._client = address_of(self._tcp, "peername")
-        services = self._listener.services
-        self._engine = engine = services.new_engine()
-        services.observer.handshake_started(self._listener.name)
-        return engine
+    def _greet(self, data: bytes) -> bytes:
+        """Make the engine unless the door is against it, and give what it is to be fed with."""
+        if self._visitor.is_silent:
+            self._visitor.begin(self._tcp)
+        greeting, heard = self._visitor.greet(data)
+        if greeting is Greeting.LET_IN:
+            self._engine = self._listener.services.new_engine()
+        elif greeting is Greeting.SHED:
+            self._visitor.fail("", TlsReason.OVERLOADED)
+            if self._tcp is not None:
+                self._tcp.write(OVERLOADED_ALERT)
+            self._linger()
+        return heard
+
+    # the engine and its events
 
     def _pump(self) -> None:
         """Handle the engine's events until there are none, then send its output in one write."""
@@ -284,12 +285,12 @@ class EdgeConnection(asyncio.Protocol):
         self._phase = Phase.OPEN
         self._session = event
         listener.handshakes.stop(self)
-        took_s, resumed = time.monotonic() - self._started, event.is_resumed
+        took_s, resumed = time.monotonic() - self._visitor.started, event.is_resumed
         listener.services.observer.session_started(
             event.site, event.version, event.cipher, event.group, resumed=resumed, duration_s=took_s
         )
         self._protocol = protocol = listener.services.new_protocol()
-        info = connection_info(self._tcp, self._client, listener.name, event)
+        info = connection_info(self._tcp, self._visitor.address, listener.name, event)
         self._transport = transport = TlsTransport(self, self._tcp, self._engine, protocol, info, listener.loop)
         transport.is_batching = True
         protocol.connection_made(transport)
@@ -304,7 +305,7 @@ class EdgeConnection(asyncio.Protocol):
         self._site = event.site or self._site
         if self._phase is Phase.HANDSHAKING:
             self._cancel_job()
-            self._report_failure(event.reason)
+            self._visitor.fail(self._site, event.reason)
             self._linger()
         elif self._phase is Phase.OPEN:
             self._end_reason = event.reason
@@ -332,15 +333,19 @@ class EdgeConnection(asyncio.Protocol):
     # signatures
 
     def _ask_for_signature(self, event: NeedSignature) -> None:
-        listener = self._listener
+        listener, engine = self._listener, self._engine
+        assert engine is not None
         self._site = event.site
+        if not self._visitor.may_sign():
+            engine.fail_signature(TlsReason.OVERLOADED, "signatures are scarce and its session was not resumed")
+            return
         job = SignJob(
             ski=event.ski,
             scheme=event.scheme,
             message=event.message,
             site=event.site,
             deadline=min(self._deadline, listener.loop.time() + listener.times.job_s),
-            client_ip=self._client[0],
+            client_ip=self._visitor.address[0],
             server_name=event.server_name,
         )
         self._is_signing = True
@@ -357,8 +362,7 @@ class EdgeConnection(asyncio.Protocol):
             return
         try:
             if isinstance(result, SigningError):
-                is_overload = result.reason is SigningReason.QUEUE_FULL
-                reason = TlsReason.OVERLOADED if is_overload else TlsReason.SIGNING_FAILED
+                reason = TlsReason.OVERLOADED if result.reason in OVERLOADS else TlsReason.SIGNING_FAILED
                 engine.fail_signature(reason, str(result))
             else:
                 engine.complete_signature(result)
@@ -373,10 +377,6 @@ class EdgeConnection(asyncio.Protocol):
             self._job = None
 
     # ends
-
-    def _report_failure(self, reason: TlsReason) -> None:
-        duration_s = time.monotonic() - self._started
-        self._listener.services.observer.handshake_failed(self._site, reason, duration_s)
 
     def _lose_protocol(self, exc: Exception | None) -> None:
         """Tell the protocol above, once, that its connection is gone."""

@@ -11,6 +11,7 @@ import socket
 
 from proxy.edge.connection import EdgeConnection
 from proxy.edge.deadlines import Deadlines
+from proxy.edge.greeting import Doorway
 from proxy.edge.limits import ConnectionBudget
 from proxy.edge.shared import EdgeServices, EdgeTimes
 
@@ -32,6 +33,7 @@ class EdgeListener:
         self.times = times
         self.loop = loop
         self.budget = ConnectionBudget(max_connections)
+        self.doorway = Doorway(name, services)
         self.connections: set[EdgeConnection] = set()
         self.handshakes: Deadlines[EdgeConnection] = Deadlines(
             loop, times.handshake_s, EdgeConnection.handshake_expired

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from proxy.base.errors import SigningError
 from proxy.base.jobs import SignJob
 from proxy.base.observe import ProxyObserver
+from proxy.base.policy import RoutingPolicy
+from proxy.edge.door import Door
+from proxy.edge.greeting import no_pressure
+from proxy.signing.pressure import Pressure
 from proxy.tls.engine import TlsEngine
 
 
@@ -33,6 +37,10 @@ class EdgeServices:
     submit: Submit
     new_protocol: Callable[[], asyncio.Protocol]
     observer: ProxyObserver
+    pressure: Callable[[], Pressure] = no_pressure
+    """Whether signatures are scarce. Asked once or twice in every handshake, so it must be quick."""
+    door: Door = field(default_factory=lambda: Door(RoutingPolicy()))
+    """One for all listeners of the worker, because they share its signatures."""
 
 
 @dataclass(frozen=True, slots=True)

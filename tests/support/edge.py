@@ -11,10 +11,13 @@ from pathlib import Path
 
 from proxy.base.errors import SigningError, SigningReason, TlsReason
 from proxy.base.jobs import SignJob
-from proxy.base.observe import ProxyObserver
+from proxy.base.observe import DoorDecision, ProxyObserver
+from proxy.base.policy import RoutingPolicy
 from proxy.config.schema import SiteConfig, TlsConfig
+from proxy.edge.door import Door
 from proxy.edge.listener import EdgeListener
 from proxy.edge.shared import EdgeServices, EdgeTimes
+from proxy.signing.pressure import NO_PRESSURE, Pressure
 from proxy.tls.contexts import Contexts, build_contexts
 from proxy.tls.engine import TlsEngine
 from tests.support import pki
@@ -96,6 +99,7 @@ class Recorder(ProxyObserver):
         self.ended: list[TlsReason | None] = []
         self.failed: list[tuple[str, TlsReason]] = []
         self.crashes: list[str] = []
+        self.door: list[DoorDecision] = []
 
     def connection_opened(self, listener: str) -> None:
         self.open += 1
@@ -121,8 +125,28 @@ class Recorder(ProxyObserver):
     def handshake_failed(self, site: str, reason: TlsReason, duration_s: float) -> None:
         self.failed.append((site, reason))
 
+    def door_decided(self, listener: str, decision: DoorDecision) -> None:
+        assert listener == "https"
+        self.door.append(decision)
+
     def task_crashed(self, name: str) -> None:
         self.crashes.append(name)
+
+
+class HandDoor(Door):
+    """Lets in sessions, and as many others as the test says."""
+
+    def __init__(self) -> None:
+        super().__init__(RoutingPolicy())
+        self.room = 0
+        self.asked: list[tuple[str, bool]] = []
+
+    def decide(self, client_ip: str, rate_per_s: float, now: float, *, offers_session: bool) -> DoorDecision:
+        self.asked.append((client_ip, offers_session))
+        if offers_session:
+            return DoorDecision.RESUMABLE
+        self.room -= 1
+        return DoorDecision.ADMITTED if self.room >= 0 else DoorDecision.SHED
 
 
 class Echo(asyncio.Protocol):
@@ -167,11 +191,17 @@ class Edge:
         self.observer = Recorder()
         self.protocols: list[Echo] = []
         self.new_protocol: Callable[[], Echo] = Echo
+        self.pressure = NO_PRESSURE
+        self.door = HandDoor()
+        self.engines = 0
+        self._contexts = contexts
         services = EdgeServices(
-            new_engine=lambda: TlsEngine(contexts),
+            new_engine=self._make_engine,
             submit=signer.submit,
             new_protocol=self._make,
             observer=self.observer,
+            pressure=lambda: self.pressure,
+            door=self.door,
         )
         self.bound = socket.create_server(("127.0.0.1", 0))
         self.port: int = self.bound.getsockname()[1]
@@ -179,10 +209,19 @@ class Edge:
             "https", services, times, max_connections=max_connections, loop=asyncio.get_running_loop()
         )
 
+    def _make_engine(self) -> TlsEngine:
+        self.engines += 1
+        return TlsEngine(self._contexts)
+
     def _make(self) -> Echo:
         protocol = self.new_protocol()
         self.protocols.append(protocol)
         return protocol
+
+    def run_short(self, *, room: int = 0) -> None:
+        """Be short of signatures, and let in `room` full handshakes more."""
+        self.pressure = Pressure(is_short=True, rate_per_s=100.0, wait_s=1.0)
+        self.door.room = room
 
     @property
     def protocol(self) -> Echo:

@@ -10,6 +10,8 @@ import pytest_asyncio
 import uvloop
 
 from proxy.edge.shared import EdgeTimes
+from proxy.tls.contexts import Contexts
+from tests.support import pki
 from tests.support.edge import Edge, HandSigner, make_contexts, until
 
 
@@ -18,6 +20,7 @@ def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> d
     return {"uvloop": uvloop.new_event_loop, "asyncio": asyncio.new_event_loop}
 
 
+Site = tuple[Contexts, dict[bytes, pki.PrivateKey]]
 MakeEdge = Callable[..., Awaitable[Edge]]
 
 
@@ -29,9 +32,9 @@ def contexts_and_keys(tmp_path_factory: pytest.TempPathFactory):
 @pytest_asyncio.fixture
 async def make_edge(contexts_and_keys) -> AsyncIterator[MakeEdge]:
     edges: list[Edge] = []
-    contexts, keys = contexts_and_keys
 
-    async def make(times: EdgeTimes | None = None, max_connections: int = 1000) -> Edge:
+    async def make(times: EdgeTimes | None = None, max_connections: int = 1000, site: Site | None = None) -> Edge:
+        contexts, keys = site or contexts_and_keys
         edge = Edge(contexts, HandSigner(keys), times or EdgeTimes(), max_connections)
         edges.append(edge)
         return await edge.start()

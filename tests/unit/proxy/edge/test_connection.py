@@ -12,7 +12,8 @@ import pytest
 
 from proxy.base.errors import SigningReason, TlsReason
 from proxy.base.jobs import CONNECTION_INFO, ConnectionInfo
-from proxy.edge.connection import EdgeConnection, Phase
+from proxy.edge.connection import EdgeConnection
+from proxy.edge.phase import Phase
 from proxy.edge.shared import EdgeTimes
 from proxy.tls.engine import TlsEngine
 from tests.support.edge import NAME, client_context, until
@@ -65,7 +66,11 @@ async def test_a_signer_may_answer_before_submit_returns(make_edge) -> None:
 
 @pytest.mark.parametrize(
     ("reason", "expected"),
-    [(SigningReason.NO_NODE, TlsReason.SIGNING_FAILED), (SigningReason.QUEUE_FULL, TlsReason.OVERLOADED)],
+    [
+        (SigningReason.NO_NODE, TlsReason.SIGNING_FAILED),
+        (SigningReason.QUEUE_FULL, TlsReason.OVERLOADED),
+        (SigningReason.SHED, TlsReason.OVERLOADED),
+    ],
 )
 async def test_without_a_signature_the_client_gets_an_alert(make_edge, reason, expected) -> None:
     edge = await make_edge()
