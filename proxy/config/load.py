@@ -61,4 +61,7 @@ def _with_absolute_paths(config: ProxyConfig, base_dir: Path) -> ProxyConfig:
         msgspec.structs.replace(site, certificates=tuple(absolute(file) for file in site.certificates))
         for site in config.sites
     )
-    return msgspec.structs.replace(config, signing=signing, sites=sites)
+    control = config.control
+    if control.socket:
+        control = msgspec.structs.replace(control, socket=absolute(control.socket))
+    return msgspec.structs.replace(config, signing=signing, sites=sites, control=control)

@@ -39,6 +39,9 @@ class ControlConfig(Strict, frozen=True, kw_only=True):
     """Where metrics, health and status are served in plain HTTP: `[control]`. Keep it off public addresses."""
 
     address: Address = "127.0.0.1:9443"
+    socket: str = ""
+    """Unix socket through which nodes are drained, disabled and enabled at run time; only the proxy's own user may open
+    it. "" puts it into the proxy's private folder of this run, where commands find it by asking `address`."""
 
 
 class ListenerConfig(Strict, frozen=True, kw_only=True):

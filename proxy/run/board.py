@@ -19,14 +19,19 @@ from typing import TypeVar
 
 import msgspec
 
+from proxy.base.policy import NodeAdmin
 from proxy.run.cells import Family, Snapshot, accumulated
+from proxy.signing.headroom import CapacityBasis
 
 T = TypeVar("T", bound=msgspec.Struct)
 PREFIX = "sealgate-run-"
+WISHES = "wishes"
 LEFTOVER_S = 60.0
 """A folder that nobody holds and that is this old was left by processes that were all killed."""
 STALE_S = 5.0
 """A worker that has not reported for so long is stuck: not ready."""
+MAX_KEYS_REPORTED = 1000
+"""Site keys of which a worker says who holds them: reports are written several times per second."""
 
 
 class NodeReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,6 +46,20 @@ class NodeReport(msgspec.Struct, frozen=True, kw_only=True):
     signatures: int = 0
     failures: int = 0
     last_error: str = ""
+    zone: str = ""
+    weight: float = 1.0
+    admin: NodeAdmin = "enabled"
+    """What this worker was told to do with it."""
+    is_up: bool = False
+    """Whether it is in rotation."""
+    window: float = 0.0
+    """Requests that this worker may have under way there now."""
+    latency_s: float = 0.0
+    """What an attempt takes there, peak-sensitive; 0 where nothing is known."""
+    rate_per_s: float = 0.0
+    """Signatures per second that this worker gets from it now."""
+    capacity_per_s: float = 0.0
+    basis: str = CapacityBasis.ESTIMATED.value
 
 
 class WorkerReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,8 +74,14 @@ class WorkerReport(msgspec.Struct, frozen=True, kw_only=True):
     is_ready: bool
     is_draining: bool
     unready_because: str = ""
+    is_accepting: bool = False
+    """Whether it takes clients; before, it has not met its nodes."""
     connections: int = 0
     nodes: tuple[NodeReport, ...] = ()
+    holders: dict[str, tuple[str, ...]] = {}
+    """Site key (SKI in hex) -> nodes that hold it, of any state; at most `MAX_KEYS_REPORTED` of them."""
+    keys_left_out: int = 0
+    """Site keys beyond these."""
     snapshot: Snapshot
 
 
@@ -80,6 +105,12 @@ class MasterReport(msgspec.Struct, frozen=True, kw_only=True):
     is_draining: bool
     slots: tuple[SlotReport, ...]
     listeners: tuple[str, ...]
+
+
+class Wishes(msgspec.Struct, frozen=True, kw_only=True):
+    """What people asked of nodes while the proxy runs; it goes before the config and ends with the proxy."""
+
+    states: dict[str, NodeAdmin] = {}
 
 
 class Past(msgspec.Struct, kw_only=True):
@@ -123,6 +154,22 @@ class Board:
     def publish_master(self, report: MasterReport) -> None:
         """Replace the master's report."""
         self._write("master", report)
+
+    def publish_wishes(self, wishes: Wishes) -> None:
+        """Replace what is asked of nodes. Only the control process calls this. Raises OSError."""
+        self._write(WISHES, wishes)
+
+    def wishes(self) -> Wishes:
+        """What is asked of nodes now."""
+        return self._read(self.folder / WISHES, Wishes) or Wishes()
+
+    def wishes_version(self) -> tuple[int, int] | None:
+        """Another value after each change; None before the first. Costs one stat(2)."""
+        try:
+            found = (self.folder / WISHES).stat()
+        except OSError:
+            return None
+        return found.st_mtime_ns, found.st_ino
 
     def master(self) -> MasterReport | None:
         """The master's last report."""

@@ -6,10 +6,7 @@ bytes. All times are seconds, all sizes bytes.
 
 from __future__ import annotations
 
-from proxy.base.errors import HttpReason, SigningReason, TlsReason
-from proxy.base.observe import LookupOutcome, NodeState, ProxyObserver
-from proxy.config.schema import ProxyConfig
-from proxy.run.cells import Family, Kind, Ledger
+from proxy.run.cells import Family, Kind
 
 FAST_S = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 """100 us to 10 s: what a signature or a handshake can take."""
@@ -30,6 +27,11 @@ def _counter(name: str, help_: str, *labels: str) -> Family:
 
 def _gauge(name: str, help_: str, *labels: str) -> Family:
     return _family(Kind.GAUGE_SUM, name, help_, *labels)
+
+
+def _setting(name: str, help_: str, *labels: str) -> Family:
+    """A gauge that every process says alike, or one for all: it is not summed."""
+    return _family(Kind.GAUGE_MAX, name, help_, *labels)
 
 
 def _histogram(name: str, help_: str, *labels: str, bounds: tuple[float, ...] = FAST_S) -> Family:
@@ -89,6 +91,45 @@ DISCOVERED_LIMIT = _family(
     Kind.GAUGE_MAX, "sealgate_discovery_nodes_limit", "Nodes that are taken from one answer.", "source"
 )
 
+# routing
+QUEUE_WAIT_LIMIT = _setting(
+    "sealgate_signing_queue_wait_limit_seconds", "Jobs that would have to wait longer are shed at once."
+)
+RETRIES_DELAYED = _counter("sealgate_signing_retries_delayed_total", "Retries that waited for their budget.")
+RETRY_SHARE_LIMIT = _setting("sealgate_signing_retry_share_limit", "Retries that are allowed, as a share of all jobs.")
+HEDGES = _counter("sealgate_node_hedges_total", "Second attempts at this node beside a slow one.", "node")
+HEDGES_WON = _counter("sealgate_node_hedges_won_total", "Second attempts that answered first.", "node")
+HEDGE_SHARE_LIMIT = _setting(
+    "sealgate_signing_hedge_share_limit", "Second attempts that are allowed, as a share of all jobs."
+)
+EJECTIONS = _counter(
+    "sealgate_node_ejections_total", "Times bad results took a node or a key of it out.", "node", "why"
+)
+EJECTED_SHARE_LIMIT = _setting("sealgate_node_ejected_share_limit", "Most of the nodes that may be out at once.")
+NODE_ADMIN = _setting("sealgate_node_admin", "1 for what the operator wants of the node.", "node", "state")
+NODE_IN_ROTATION = _setting("sealgate_node_in_rotation", "1 where every worker gives the node jobs.", "node")
+NODE_WINDOW = _gauge("sealgate_node_window", "Requests that may be under way at a node by its latency now.", "node")
+NODE_LATENCY = _setting("sealgate_node_latency_seconds", "Latency of a node by which it is chosen; the worst.", "node")
+NODE_RATE = _gauge("sealgate_node_rate_per_second", "Signatures that a node makes per second.", "node")
+NODE_CAPACITY = _setting(
+    "sealgate_node_capacity_per_second", "Signatures that a node can make per second.", "node", "basis"
+)
+USED = _setting("sealgate_headroom_used_per_second", "Signatures that all nodes make per second.")
+CAPACITY = _setting("sealgate_headroom_capacity_per_second", "Signatures that nodes in rotation can make per second.")
+LEFT_AFTER_LOSS = _setting(
+    "sealgate_headroom_left_after_loss_per_second", "Capacity left beside the load when the worst node is lost."
+)
+IS_N_MINUS_1_SAFE = _setting("sealgate_headroom_n_minus_1_safe", "1 where any one node may be lost, else 0.")
+LONELY_KEYS = _setting("sealgate_headroom_lonely_keys", "Site keys that fewer than two nodes in rotation hold.")
+
+# the door
+DOOR = _counter(
+    "sealgate_door_decisions_total",
+    "New handshakes while signing capacity was short, by what became of them.",
+    "listener",
+    "decision",
+)
+
 # HTTP
 REQUESTS = _counter("sealgate_http_requests_total", "Responses sent whole.", "site", "upstream", "method", "status")
 REQUEST_DURATION = _histogram(
@@ -134,169 +175,4 @@ LOOP_DELAY = _family(
 )
 
 OK = "ok"
-_RESUMED = {True: "true", False: "false"}
-_STATUS = {hundred: f"{hundred}xx" for hundred in range(10)}
-
-
-def _outcome(reason: SigningReason | HttpReason | TlsReason | None) -> str:
-    return OK if reason is None else reason.value
-
-
-class PrometheusObserver(ProxyObserver):
-    """Counts what a worker reports into a ledger."""
-
-    def __init__(self, ledger: Ledger) -> None:
-        self.ledger = ledger
-        self._connections = ledger.cells(CONNECTIONS)
-        self._connections_open = ledger.cells(CONNECTIONS_OPEN)
-        self._connections_refused = ledger.cells(CONNECTIONS_REFUSED)
-        self._handshakes = ledger.cells(HANDSHAKES_STARTED)
-        self._handshakes_running = ledger.cells(HANDSHAKES_RUNNING)[()]
-        self._handshake_failures = ledger.cells(HANDSHAKE_FAILURES)
-        self._handshake_duration = ledger.spreads(HANDSHAKE_DURATION)
-        self._sessions = ledger.cells(SESSIONS)
-        self._sessions_active = ledger.cells(SESSIONS_ACTIVE)
-        self._sessions_ended = ledger.cells(SESSIONS_ENDED)
-        self._key_exchanges = ledger.cells(KEY_EXCHANGES)
-        self._jobs = ledger.cells(JOBS)
-        self._jobs_running = ledger.cells(JOBS_RUNNING)[()]
-        self._jobs_waiting = ledger.cells(JOBS_WAITING)[()]
-        self._signing_duration = ledger.spreads(SIGNING_DURATION)
-        self._attempts = ledger.cells(ATTEMPTS)
-        self._attempts_running = ledger.cells(ATTEMPTS_RUNNING)
-        self._attempt_duration = ledger.spreads(ATTEMPT_DURATION)
-        self._probes = ledger.cells(PROBES)
-        self._probe_duration = ledger.spreads(PROBE_DURATION)
-        self._node_up = ledger.cells(NODE_UP)
-        self._node_state = ledger.cells(NODE_STATE)
-        self._node_changes = ledger.cells(NODE_CHANGES)
-        self._lookups = ledger.cells(LOOKUPS)
-        self._discovered = ledger.cells(DISCOVERED)
-        self._requests = ledger.cells(REQUESTS)
-        self._request_duration = ledger.spreads(REQUEST_DURATION)
-        self._request_bytes = ledger.cells(REQUEST_BYTES)
-        self._response_bytes = ledger.cells(RESPONSE_BYTES)
-        self._request_failures = ledger.cells(REQUEST_FAILURES)
-        self._upstream_attempts = ledger.cells(UPSTREAM_ATTEMPTS)
-        self._upstream_duration = ledger.spreads(UPSTREAM_DURATION)
-        self._upstream_open = ledger.cells(UPSTREAM_OPEN)
-        self._upstream_waiting = ledger.cells(UPSTREAM_WAITING)
-        self._task_crashes = ledger.cells(TASK_CRASHES)[()]
-
-    def connection_opened(self, listener: str) -> None:
-        self._connections[listener,].value += 1
-        self._connections_open[listener,].value += 1
-
-    def connection_closed(self, listener: str) -> None:
-        self._connections_open[listener,].value -= 1
-
-    def connection_refused(self, listener: str) -> None:
-        self._connections_refused[listener,].value += 1
-
-    def handshake_started(self, listener: str) -> None:
-        self._handshakes[listener,].value += 1
-        self._handshakes_running.value += 1
-
-    def session_started(
-        self, site: str, version: str, cipher: str, group: str, *, resumed: bool, duration_s: float
-    ) -> None:
-        self._handshakes_running.value -= 1
-        self._sessions[site, version, _RESUMED[resumed]].value += 1
-        self._sessions_active[site, version].value += 1
-        self._key_exchanges[version, cipher, group].value += 1
-        self._handshake_duration[version, _RESUMED[resumed]].observe(duration_s)
-
-    def session_ended(self, site: str, version: str, reason: TlsReason | None) -> None:
-        self._sessions_active[site, version].value -= 1
-        self._sessions_ended[site, version, "closed" if reason is None else reason.value].value += 1
-
-    def handshake_failed(self, site: str, reason: TlsReason, duration_s: float) -> None:
-        self._handshakes_running.value -= 1
-        self._handshake_failures[site, reason.value].value += 1
-
-    def job_started(self, site: str, scheme: str) -> None:
-        self._jobs_running.value += 1
-
-    def job_finished(self, site: str, scheme: str, node: str, duration_s: float) -> None:
-        self._jobs_running.value -= 1
-        self._jobs[site, scheme, OK].value += 1
-        self._signing_duration[scheme, node].observe(duration_s)
-
-    def job_failed(self, site: str, scheme: str, reason: SigningReason, duration_s: float) -> None:
-        self._jobs_running.value -= 1
-        self._jobs[site, scheme, reason.value].value += 1
-
-    def attempt_started(self, node: str) -> None:
-        self._attempts_running[node,].value += 1
-
-    def attempt_finished(self, node: str, reason: SigningReason | None, duration_s: float) -> None:
-        self._attempts_running[node,].value -= 1
-        self._attempts[node, _outcome(reason)].value += 1
-        self._attempt_duration[node,].observe(duration_s)
-
-    def probe_finished(self, node: str, reason: SigningReason | None, duration_s: float) -> None:
-        self._probes[node, _outcome(reason)].value += 1
-        if reason is None:
-            self._probe_duration[node,].observe(duration_s)
-
-    def node_changed(self, node: str, state: NodeState) -> None:
-        for each in NodeState:
-            self._node_state[node, each.value].value = int(each is state)
-        self._node_up[node,].value = int(state is NodeState.UP)
-        self._node_changes[node, state.value].value += 1
-
-    def discovery_answered(self, source: str, outcome: LookupOutcome) -> None:
-        self._lookups[source, outcome.value].value += 1
-
-    def discovery_known(self, source: str, nodes: int) -> None:
-        self._discovered[source,].value = nodes
-
-    def queue_changed(self, waiting: int) -> None:
-        self._jobs_waiting.value = waiting
-
-    def request_finished(
-        self, site: str, upstream: str, method: str, status: int, duration_s: float, bytes_in: int, bytes_out: int
-    ) -> None:
-        self._requests[site, upstream, method, _STATUS.get(status // 100, "other")].value += 1
-        self._request_duration[site,].observe(duration_s)
-        self._request_bytes[site,].value += bytes_in
-        self._response_bytes[site,].value += bytes_out
-
-    def request_failed(self, site: str, upstream: str, reason: HttpReason, status: int) -> None:
-        self._request_failures[site, upstream, reason.value, str(status)].value += 1
-
-    def upstream_attempted(self, upstream: str, server: str, reason: HttpReason | None, duration_s: float) -> None:
-        self._upstream_attempts[upstream, server, _outcome(reason)].value += 1
-        if reason is None:
-            self._upstream_duration[upstream,].observe(duration_s)
-
-    def upstream_connections_changed(self, upstream: str, server: str, open_connections: int) -> None:
-        self._upstream_open[upstream, server].value = open_connections
-
-    def upstream_waiting_changed(self, upstream: str, waiting: int) -> None:
-        self._upstream_waiting[upstream,].value = waiting
-
-    def task_crashed(self, name: str) -> None:
-        self._task_crashes.value += 1
-
-
-def declare_limits(ledger: Ledger, config: ProxyConfig) -> None:
-    """Write the bounds of the config beside what they bound, and begin what is counted per node and site at 0."""
-    for listener in config.listeners:
-        ledger.cells(CONNECTIONS_LIMIT)[listener.name,].value = listener.max_connections
-        _ = ledger.cells(CONNECTIONS_OPEN)[listener.name,]
-    ledger.cells(JOBS_WAITING_LIMIT)[()].value = config.signing.max_waiting_jobs
-    for node in config.nodes:
-        ledger.cells(ATTEMPTS_LIMIT)[node.name,].value = config.signing.max_in_flight_per_node
-        _ = ledger.cells(NODE_UP)[node.name,], ledger.cells(ATTEMPTS)[node.name, OK]
-    for source in config.discovery:
-        ledger.cells(DISCOVERED_LIMIT)[source.name,].value = source.max_nodes
-        _ = ledger.cells(LOOKUPS)[source.name, OK]
-    for upstream in config.upstreams:
-        ledger.cells(UPSTREAM_WAITING_LIMIT)[upstream.name,].value = upstream.max_waiting
-        _ = ledger.cells(UPSTREAM_WAITING)[upstream.name,]
-        for server in upstream.servers:
-            ledger.cells(UPSTREAM_LIMIT)[upstream.name, server].value = upstream.max_connections
-    for site in config.sites:
-        for version in ("TLSv1.2", "TLSv1.3"):
-            _ = ledger.cells(SESSIONS_ACTIVE)[site.name, version]
+"""The outcome of what has no reason to fail."""

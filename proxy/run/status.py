@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -29,6 +30,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     workers: list[dict[str, Any]] = []
     nodes: list[dict[str, Any]] = []
     sessions: dict[str, int] = {}
+    headroom: dict[str, Any] = {}
+    control_socket: str = ""
     raw: bytes = b""
 
 
@@ -57,36 +60,9 @@ def fetch_status(url: str) -> Status:
 
 def print_status(status: Status, *, as_json: bool) -> None:
     """Tables for people; the proxy's own JSON with `as_json`."""
-    from rich.console import Console
-
-    console = Console()
     if as_json:
-        console.file.write(msgspec.json.format(status.raw, indent=2).decode() + "\n")
+        sys.stdout.write(msgspec.json.format(status.raw, indent=2).decode() + "\n")
         return
-    verdict = "[green]ready[/]" if status.ready else "[red]not ready[/]"
-    console.print(f"sealgate {status.version}: {verdict}, {status.sessions.get('active', 0)} TLS sessions active")
-    for reason in status.reasons:
-        console.print(f"  {reason}", markup=False, highlight=False)
-    console.print(_workers_table(status.workers))
-    console.print(_nodes_table(status.nodes))
+    from proxy.run.status_tables import print_tables
 
-
-def _workers_table(workers: list[dict[str, Any]]) -> Any:
-    from rich.table import Table
-
-    table = Table("worker", "pid", "generation", "state", "connections")
-    for worker in workers:
-        state = "draining" if worker["draining"] else "ready" if worker["ready"] else "not ready"
-        table.add_row(worker["slot"], str(worker["pid"]), str(worker["generation"]), state, str(worker["connections"]))
-    return table
-
-
-def _nodes_table(nodes: list[dict[str, Any]]) -> Any:
-    from rich.table import Table
-
-    table = Table("node", "address", "state", "in flight", "signatures", "failures")
-    for node in nodes:
-        states = ", ".join(sorted(set(node["states"].values())))
-        counts = (str(node[field]) for field in ("in_flight", "signatures", "failures"))
-        table.add_row(node["name"], node["address"], states, *counts)
-    return table
+    print_tables(status)

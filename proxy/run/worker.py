@@ -25,7 +25,8 @@ from proxy.http.factory import HttpFactory
 from proxy.run import metrics
 from proxy.run.board import NodeReport, WorkerReport
 from proxy.run.cells import Ledger
-from proxy.run.metrics import PrometheusObserver
+from proxy.run.limits import declare_limits
+from proxy.run.observer import PrometheusObserver
 from proxy.run.place import Place
 from proxy.run.prepare import signing_context
 from proxy.run.process import cpu_seconds, resident_bytes, tune_collector
@@ -68,7 +69,7 @@ class Worker:
         self._log = get_logger("run")
         self._ledger = Ledger()
         self._observer = PrometheusObserver(self._ledger)
-        metrics.declare_limits(self._ledger, place.config)
+        declare_limits(self._ledger, place.config)
         self._exit_status = 0
         self._is_accepting = False
         self._is_draining = False
@@ -99,6 +100,8 @@ class Worker:
             observer=self._observer,
             site_keys=contexts.site_keys,
             public_keys=_public_keys(contexts),
+            routing=config.routing,
+            site_weights={site.name: site.signing_weight for site in config.sites},
         )
         self._http = HttpFactory(config.sites, config.upstreams, config.http, self._observer)
         services = EdgeServices(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 
 from proxy.base.observe import ProxyObserver
-from proxy.run.metrics import PrometheusObserver
+from proxy.run.observer import PrometheusObserver
 
 
 def methods() -> list[str]:

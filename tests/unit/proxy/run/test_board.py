@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from proxy.run.board import STALE_S, Board, MasterReport, WorkerReport, is_fresh
+from proxy.run.board import STALE_S, WISHES, Board, MasterReport, Wishes, WorkerReport, is_fresh
 from proxy.run.cells import Family, Kind, Ledger, Snapshot, merge
 
 SERVED = Family(name="served_total", help="", kind=Kind.COUNTER)
@@ -124,3 +124,18 @@ def test_the_master_reports_too(board: Board) -> None:
 def test_a_report_gets_stale() -> None:
     assert is_fresh(report(1))
     assert not is_fresh(msgspec.structs.replace(report(1), at=time.monotonic() - STALE_S))
+
+
+def test_wishes_are_replaced_whole_and_each_change_is_seen_without_reading(board: Board) -> None:
+    assert board.wishes() == Wishes()
+    versions = [board.wishes_version()]
+    assert versions == [None]
+    for state in ("draining", "disabled", "enabled"):
+        board.publish_wishes(Wishes(states={"node-1": state}))  # type: ignore[dict-item]
+        versions.append(board.wishes_version())
+    assert len(set(versions)) == 4
+    assert board.wishes_version() == versions[-1]
+    assert board.wishes().states == {"node-1": "enabled"}
+    (board.folder / WISHES).write_bytes(b"nonsense")
+    assert board.wishes() == Wishes()
+    assert board.workers() == []

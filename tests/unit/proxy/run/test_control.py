@@ -8,8 +8,9 @@ from aiohttp.test_utils import TestClient, TestServer
 from proxy.run import metrics
 from proxy.run.board import Board, MasterReport, WorkerReport
 from proxy.run.cells import Ledger
-from proxy.run.control import Control, control_app, fleet_numbers, status, unready_reasons
-from tests.support.reports import master_report, worker_report
+from proxy.run.control import Control, control_app, fleet_numbers, names_of_keys, status, unready_reasons
+from proxy.run.fleet_view import Known
+from tests.support.reports import master_report, node_report, worker_report
 
 
 @pytest.fixture
@@ -82,6 +83,8 @@ async def test_it_serves_the_sum_over_living_and_dead_workers(board: Board) -> N
         shown = await (await client.get("/status")).json()
         assert shown["master"]["listeners"] == ["127.0.0.1:8443"]
         assert shown["sessions"] == {"active": 1, "total": 12}
+        assert shown["headroom"]["reasons"] == ["no node is in rotation"]
+        assert shown["control_socket"] == ""
 
 
 async def test_an_empty_board_is_alive_in_no_sense(board: Board) -> None:
@@ -96,3 +99,27 @@ def test_restarts_are_counted_per_role() -> None:
     numbers = fleet_numbers(master_report(worker_pids=(11, 12, 0)), [worker_report("worker-0", 11)]).numbers
     assert dict(numbers["sealgate_process_restarts_total"]) == {("control",): 0, ("worker",): 3}
     assert dict(numbers["sealgate_workers"]) == {("running",): 2, ("ready",): 1, ("draining",): 0}
+
+
+def test_status_and_metrics_judge_the_fleet_by_what_the_config_says() -> None:
+    nodes = [node_report(name, rate=50, capacity=200) for name in ("a", "b")]
+    workers = [worker_report("worker-0", 11, nodes=nodes, holders={"ab": ("a",)})]
+    known = Known(keys={"ab": "www.example.org"}, configured={"a": "enabled", "b": "disabled"})
+    shown = status(master_report(), workers, known, {"b": "enabled"})
+    assert shown["headroom"]["reasons"] == ["a alone holds the key of www.example.org"]
+    assert [node["asked_at_run_time"] for node in shown["nodes"]] == [False, True]
+    numbers = {
+        name: dict(values) for name, values in fleet_numbers(master_report(), workers, known, {}).numbers.items()
+    }
+    assert numbers["sealgate_headroom_lonely_keys"] == {(): 1}
+    assert numbers["sealgate_node_admin"]["b", "disabled"] == 1
+
+
+def test_a_key_is_told_by_its_sites() -> None:
+    class Certificate:
+        def __init__(self, ski: bytes, site: str) -> None:
+            self.ski, self.site = ski, site
+
+    found = [Certificate(b"\1", "a.test"), Certificate(b"\2", "b.test"), Certificate(b"\1", "c.test")]
+    found.append(Certificate(b"\2", "b.test"))
+    assert names_of_keys(found) == {"01": "a.test (and 1 more site)", "02": "b.test"}  # type: ignore[arg-type]
