@@ -19,17 +19,22 @@ from hsm.shared.logs import configure, get_logger
 from hsm.shared.open_files import allow_open_files
 from hsm.shared.tasks import Tasks
 from proxy.config.schema import ProxyConfig
+from proxy.edge.door import Door
 from proxy.edge.listener import EdgeListener
 from proxy.edge.shared import EdgeServices, EdgeTimes
 from proxy.http.factory import HttpFactory
 from proxy.run import metrics
-from proxy.run.board import NodeReport, WorkerReport
+from proxy.run.board import WorkerReport
 from proxy.run.cells import Ledger
 from proxy.run.limits import declare_limits
+from proxy.run.node_reports import NodeNumbers, node_reports, reported_holders
 from proxy.run.observer import PrometheusObserver
 from proxy.run.place import Place
 from proxy.run.prepare import signing_context
 from proxy.run.process import cpu_seconds, resident_bytes, tune_collector
+from proxy.run.wishes import WishFollower
+from proxy.signing.membership import DiscoverySources
+from proxy.signing.node import NodeStatus
 from proxy.signing.signer import Signer
 from proxy.tls.contexts import Contexts
 from proxy.tls.engine import TlsEngine
@@ -70,6 +75,8 @@ class Worker:
         self._ledger = Ledger()
         self._observer = PrometheusObserver(self._ledger)
         declare_limits(self._ledger, place.config)
+        self._numbers = NodeNumbers(self._ledger, place.config)
+        self._wishes = WishFollower(place.board)
         self._exit_status = 0
         self._is_accepting = False
         self._is_draining = False
@@ -84,6 +91,7 @@ class Worker:
         self._build(loop)
         await self._http.start()
         await self._signer.start()
+        self._discovery.start()
         self._tasks.start(self._publish_for_ever(), name="publish")
         self._tasks.start(self._begin_to_accept(), name="accept")
         await self._stop.wait()
@@ -103,12 +111,15 @@ class Worker:
             routing=config.routing,
             site_weights={site.name: site.signing_weight for site in config.sites},
         )
+        self._discovery = DiscoverySources(config.discovery, config.nodes, holder=self._signer, observer=self._observer)
         self._http = HttpFactory(config.sites, config.upstreams, config.http, self._observer)
         services = EdgeServices(
             new_engine=lambda: TlsEngine(contexts),
             submit=self._signer.submit,
             new_protocol=self._http,
             observer=self._observer,
+            pressure=self._signer.pressure,
+            door=Door(config.routing),
         )
         times = EdgeTimes(handshake_s=config.tls.handshake_timeout_s, job_s=config.signing.job_timeout_s)
         self._listeners = [
@@ -160,6 +171,7 @@ class Worker:
             listener.close()
         self._log.info("drained", cut_connections=cut)
         await self._http.stop()
+        await self._discovery.stop()
         await self._signer.stop()
         await self._tasks.stop()
 
@@ -177,6 +189,8 @@ class Worker:
         slot = self._place.slot
         self._ledger.cells(metrics.WORKER_CPU)[slot,].value = cpu_seconds()
         self._ledger.cells(metrics.WORKER_MEMORY)[slot,].value = resident_bytes()
+        nodes = self._nodes_as_wished()
+        holders, left_out = reported_holders(self._signer.holders())
         because = self._unready_because()
         report = WorkerReport(
             slot=slot,
@@ -187,8 +201,11 @@ class Worker:
             is_ready=not because,
             is_draining=self._is_draining,
             unready_because=because,
+            is_accepting=self._is_accepting,
             connections=sum(len(listener.connections) for listener in self._listeners),
-            nodes=self._node_reports(),
+            nodes=node_reports(nodes, self._signer.capacities()),
+            holders=holders,
+            keys_left_out=left_out,
             snapshot=self._ledger.snapshot(),
         )
         try:
@@ -204,20 +221,13 @@ class Worker:
             return f"no node is up for key {', '.join(missing)}"
         return "" if self._is_accepting else "is starting"
 
-    def _node_reports(self) -> tuple[NodeReport, ...]:
-        return tuple(
-            NodeReport(
-                name=node.name,
-                address=node.address,
-                state=node.state.value,
-                in_flight=node.in_flight,
-                keys=node.keys,
-                signatures=node.signatures,
-                failures=node.failures,
-                last_error=node.last_error,
-            )
-            for node in self._signer.status()
-        )
+    def _nodes_as_wished(self) -> list[NodeStatus]:
+        """The nodes, after each was told what is asked of it."""
+        nodes = self._signer.status()
+        self._numbers.keep([node.name for node in nodes], time.monotonic())
+        if self._wishes.follow({node.name: node.admin for node in nodes}, self._signer.set_admin):
+            nodes = self._signer.status()
+        return nodes
 
 
 def _public_keys(contexts: Contexts) -> dict[bytes, bytes]:

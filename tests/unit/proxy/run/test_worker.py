@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest_asyncio
 
 from proxy.config.load import load_config
-from proxy.run.board import Board
+from proxy.run.board import Board, Wishes
 from proxy.run.place import Place
 from proxy.run.worker import Worker
 from proxy.tls.contexts import build_contexts
@@ -61,7 +61,18 @@ async def test_a_worker_serves_reports_and_ends_with_its_master(world: World) ->
     await until(lambda: bool(world.report() and world.report().is_ready), "the worker is ready")
     assert (await in_thread(visit, world.port, NAME)).answer.endswith(b"hello")
     await until(lambda: world.report().nodes[0].signatures == 1, "the signature is reported")
-    assert world.report().nodes[0].state == "up"
+    node = world.report().nodes[0]
+    assert (node.state, node.admin, node.is_up) == ("up", "enabled", True)
+    assert node.window > 0
+    ski = world.place.contexts.site_keys[0][0].hex()
+    assert world.report().holders == {ski: (node.name,)}
+    world.board.publish_wishes(Wishes(states={node.name: "draining", "another": "disabled"}))
+    await until(lambda: world.report().nodes[0].admin == "draining", "the worker has acted on the wish")
+    assert not world.report().nodes[0].is_up
+    assert world.report().unready_because == f"no node is up for key {ski}"
+    world.board.publish_wishes(Wishes(states={node.name: "enabled"}))
+    await until(lambda: world.report().nodes[0].is_up and world.report().is_ready, "the node signs again")
+    assert (await in_thread(visit, world.port, NAME)).answer.endswith(b"hello")
     os.close(world.life_write)  # the master is gone
     assert await asyncio.wait_for(life, 10) == 0
     assert world.report().is_draining
