@@ -186,7 +186,14 @@ class Echo(asyncio.Protocol):
 class Edge:
     """A listener on a loopback port, its signer, its observer and the protocols it made."""
 
-    def __init__(self, contexts: Contexts, signer: HandSigner, times: EdgeTimes, max_connections: int) -> None:
+    def __init__(
+        self,
+        contexts: Contexts,
+        signer: HandSigner,
+        times: EdgeTimes,
+        max_connections: int,
+        door: Door | None = None,
+    ) -> None:
         self.signer = signer
         self.observer = Recorder()
         self.protocols: list[Echo] = []
@@ -201,7 +208,7 @@ class Edge:
             new_protocol=self._make,
             observer=self.observer,
             pressure=lambda: self.pressure,
-            door=self.door,
+            door=door or self.door,
         )
         self.bound = socket.create_server(("127.0.0.1", 0))
         self.port: int = self.bound.getsockname()[1]

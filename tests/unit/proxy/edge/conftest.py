@@ -9,6 +9,7 @@ import pytest
 import pytest_asyncio
 import uvloop
 
+from proxy.edge.door import Door
 from proxy.edge.shared import EdgeTimes
 from proxy.tls.contexts import Contexts
 from tests.support import pki
@@ -33,9 +34,14 @@ def contexts_and_keys(tmp_path_factory: pytest.TempPathFactory):
 async def make_edge(contexts_and_keys) -> AsyncIterator[MakeEdge]:
     edges: list[Edge] = []
 
-    async def make(times: EdgeTimes | None = None, max_connections: int = 1000, site: Site | None = None) -> Edge:
+    async def make(
+        times: EdgeTimes | None = None,
+        max_connections: int = 1000,
+        site: Site | None = None,
+        door: Door | None = None,
+    ) -> Edge:
         contexts, keys = site or contexts_and_keys
-        edge = Edge(contexts, HandSigner(keys), times or EdgeTimes(), max_connections)
+        edge = Edge(contexts, HandSigner(keys), times or EdgeTimes(), max_connections, door)
         edges.append(edge)
         return await edge.start()
 

@@ -14,9 +14,11 @@ import pytest
 
 from proxy.base.errors import TlsReason
 from proxy.base.observe import DoorDecision
+from proxy.base.policy import RoutingPolicy
+from proxy.edge.door import MIN_POT, Door
 from proxy.edge.greeting import OVERLOADED_ALERT
 from proxy.edge.shared import EdgeTimes
-from proxy.signing.pressure import NO_PRESSURE
+from proxy.signing.pressure import NO_PRESSURE, Pressure
 from tests.support.edge import NAME, Edge, client_context, make_contexts, until
 
 ADMITTED, RESUMABLE, SHED = DoorDecision.ADMITTED, DoorDecision.RESUMABLE, DoorDecision.SHED
@@ -134,6 +136,21 @@ async def test_a_shortage_that_begins_behind_the_hello_still_asks_for_the_signat
     assert edge.observer.failed == [(NAME, TlsReason.OVERLOADED)]
     assert (edge.observer.door, edge.signer.jobs) == ([SHED], [])
     writer.close()
+
+
+async def test_a_crowd_before_the_real_door_gets_what_can_be_signed_and_the_rest_hears_so_at_once(make_edge) -> None:
+    edge = await make_edge(door=Door(RoutingPolicy()))
+    edge.pressure = Pressure(is_short=True, rate_per_s=10.0, wait_s=1.0)
+    began = time.monotonic()
+    met = await asyncio.gather(*(edge.connect() for _ in range(60)), return_exceptions=True)
+    took = time.monotonic() - began
+    let_in = [each for each in met if isinstance(each, tuple)]
+    assert 1 <= len(let_in) <= 10.0 * took + 3 * MIN_POT
+    assert len(let_in) == len(edge.signer.jobs) == edge.engines == edge.observer.door.count(ADMITTED)
+    assert all(isinstance(each, ssl.SSLError | tuple) for each in met)
+    assert edge.observer.failed == [("", TlsReason.OVERLOADED)] * (60 - len(let_in))
+    for _, writer in let_in:
+        writer.close()
 
 
 # sessions
