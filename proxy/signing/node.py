@@ -286,9 +286,8 @@ class SigningNode:
         self._observer.probe_finished(self.name, result.reason, result.duration_s)
         if result.reason is None:
             self._last_probe_s = result.duration_s
-            if result.ski:
-                now = time.monotonic()
-                self._carry_out(self._router.on_proven(self.name, result.ski, result.duration_s, now) or [])
+            now = time.monotonic()
+            self._carry_out(self._router.on_proven(self.name, result.ski, result.duration_s, now) or [])
             self._count_probe(result, "probe signed")
             return
         self.last_error = f"{result.reason.value}: {result.detail}".rstrip(": ")

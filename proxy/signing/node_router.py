@@ -44,4 +44,4 @@ class NodeRouter(Protocol):
         """A probe found that the node lacks a key."""
 
     def on_proven(self, node: str, ski: bytes, duration_s: float, now: float, /) -> list[Command] | None:
-        """A probe with a key was signed well."""
+        """A probe with this key was signed well, or an echo came back (b"")."""

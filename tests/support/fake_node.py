@@ -126,6 +126,8 @@ class FakeNode:
         self.fault = Fault.NONE
         self.wrong_skis: set[bytes] = set()
         """Keys that sign wrongly, whatever `fault` says."""
+        self.hung_skis: set[bytes] = set()
+        """Keys whose signatures never come, whatever `fault` says."""
         self.delay_s = 0.1
         self.error_code = ErrorCode.INTERNAL
         self.retry_after_s: float | None = None
@@ -242,7 +244,7 @@ class _Connection(asyncio.Protocol):
         else:
             node.messages[-99:] = [*node.messages[-99:], event.message]
         fault = node.fault
-        if fault in (Fault.HANG, Fault.SILENT):
+        if fault in (Fault.HANG, Fault.SILENT) or event.ski in node.hung_skis:
             return
         if fault is Fault.DROP:
             self.transport.abort()

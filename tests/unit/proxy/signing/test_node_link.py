@@ -14,11 +14,11 @@ import pytest
 from hsm.shared.tasks import Tasks
 from hsm.wire.errors import ErrorCode, LinkClosed, LinkFull
 from hsm.wire.messages import Expired, Failed, KeyEntry, Lost, Ponged, Signed
-from hsm.wire.schemes import Scheme
+from hsm.wire.schemes import KeyFamily, Scheme
 from proxy.base.policy import NodeAddress
 from proxy.signing.backoff import ReconnectBackoff
 from proxy.signing.connection import WRITE_BUFFER_BYTES
-from proxy.signing.node_link import PROBE_SLOTS, NodeLink
+from proxy.signing.node_link import MAX_ATTEMPTS, PROBE_SLOTS, NodeLink
 from tests.support.fake_node import FakeKey, FakeNode, Fault, LinkPki
 from tests.support.play import policy
 from tests.support.signing_cluster import QUICK, until
@@ -331,3 +331,103 @@ async def test_a_link_to_a_node_that_does_not_read_counts_as_full(bench: Bench) 
     assert bench.owner.heard[-1] == ("writable", False)
     assert connection._transport is not None
     assert connection._transport.get_write_buffer_size() >= WRITE_BUFFER_BYTES
+
+
+async def test_an_attempt_that_hangs_does_not_hold_up_the_next(bench: Bench, link_pki: LinkPki) -> None:
+    await bench.node.kill()
+    accepted: list[asyncio.BaseTransport] = []
+
+    class Silent(asyncio.Protocol):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            accepted.append(transport)
+
+    loop = asyncio.get_running_loop()
+    silent = await loop.create_server(Silent, "127.0.0.1", bench.node.port, reuse_address=True)
+    tasks, owner = Tasks(), Owner()
+    backoff = ReconnectBackoff(0.02, 0.1, Random(1))
+    patient = policy(**QUICK | {"connect_timeout_s": 30.0})
+    link = NodeLink(bench.node.address, patient, link_pki.client_context(), owner, tasks=tasks, backoff=backoff)
+    link.start()
+    await until(lambda: len(accepted) == 1)
+    silent.close()  # the hanging connection stays open
+    await bench.node.start()
+    started = loop.time()
+    await until(lambda: link.is_usable)
+    assert loop.time() - started < 1.0
+    assert owner.heard[-1][0] == "opened"
+    await until(lambda: len(tasks) == 0)  # the attempt that hung was given up
+    link.stop()
+    await tasks.stop()
+
+
+async def test_attempts_that_hang_are_few(bench: Bench) -> None:
+    bench.node.fault = Fault.SILENT
+    bench.link.start()
+    most = 0
+    for _ in range(40):
+        await asyncio.sleep(0.01)
+        most = max(most, len(bench.node.connections))
+    assert most == MAX_ATTEMPTS
+
+
+async def test_a_link_may_be_stopped_and_started_again(bench: Bench) -> None:
+    await bench.opened()
+    bench.node.fault = Fault.HANG
+    bench.ask("lost")
+    bench.link.stop("not wanted")
+    assert bench.owner.heard[-1] == ("lost", "not wanted")
+    assert [(tag, type(answer)) for tag, answer in bench.answers] == [("lost", Lost)]
+    await until(lambda: not bench.node.connections)
+    heard = len(bench.owner.heard)
+    await asyncio.sleep(0.15)  # longer than the longest pause
+    assert len(bench.owner.heard) == heard
+    assert not bench.node.connections
+    bench.link.start()
+    bench.link.start()
+    await until(lambda: bench.link.is_usable)
+    await until(lambda: len(bench.node.connections) == 1)
+
+
+async def test_a_link_that_is_stopped_while_it_connects_stays_closed_until_it_is_started(bench: Bench) -> None:
+    bench.node.fault = Fault.SILENT
+    bench.link.start()
+    await until(lambda: len(bench.node.connections) == MAX_ATTEMPTS)
+    bench.link.stop()
+    await until(lambda: not bench.node.connections)
+    bench.node.fault = Fault.NONE
+    started = asyncio.get_running_loop().time()
+    bench.link.start()
+    await until(lambda: bench.link.is_usable)
+    assert asyncio.get_running_loop().time() - started < 0.5
+    assert bench.owner.count("failed") == 0
+
+
+async def test_a_link_that_is_silent_is_opened_again_once(bench: Bench) -> None:
+    await bench.opened()
+    for connection in bench.node.connections:
+        connection.transport.pause_reading()  # whatever is sent to it is lost
+    bench.ask(0, timeout_s=5.0)
+    loop = asyncio.get_running_loop()
+    bench.link.probe_unanswered(KeyFamily.EC, loop.time())
+    assert bench.link.is_usable
+    bench.link.probe_unanswered(KeyFamily.EC, loop.time())
+    assert not bench.link.is_usable
+    assert isinstance(bench.answers[0][1], Lost)
+    bench.link.probe_unanswered(KeyFamily.EC, loop.time())
+    await until(lambda: bench.link.is_usable)
+    bench.link.probe_unanswered(KeyFamily.EC, loop.time())
+    assert bench.link.is_usable, "a new connection is judged anew"
+    bench.ask(1)
+    await until(lambda: len(bench.answers) == 2)
+    assert isinstance(bench.answers[1][1], Signed)
+    assert bench.owner.count("lost") == 1
+
+
+async def test_a_link_on_which_something_comes_is_kept(bench: Bench) -> None:
+    await bench.opened()
+    for number in range(5):
+        asked_at = asyncio.get_running_loop().time()
+        bench.ask(number)
+        await until(lambda number=number: len(bench.answers) > number)  # type: ignore[misc]
+        bench.link.probe_unanswered(KeyFamily.RSA, asked_at)
+    assert bench.owner.count("lost") == 0
