@@ -17,13 +17,14 @@ from hsm.cli.key import key_app
 from hsm.cli.node import node_app
 from hsm.cli.vault import vault_app
 from proxy import __version__
+from proxy.chaos.cli import chaos
 from proxy.demo.cli import demo
+from proxy.run.node_commands import DEFAULT_URL, proxy_node_app
 
 EXIT_FAILED = 1
 """Something is wrong with what was asked, with a file, or with the system."""
 
 DEFAULT_CONFIG = Path("proxy.toml")
-DEFAULT_URL = "http://127.0.0.1:9443"
 ConfigOption = Annotated[Path, typer.Option("--config", "-c", help="The proxy's config file.")]
 
 app = typer.Typer(
@@ -35,11 +36,13 @@ app = typer.Typer(
 )
 proxy_app = typer.Typer(name="proxy", help="Run and check the proxy.", no_args_is_help=True)
 app.add_typer(proxy_app, name="proxy")
+proxy_app.add_typer(proxy_node_app, name="node")
 app.add_typer(node_app, name="node")
 app.add_typer(vault_app, name="vault")
 app.add_typer(key_app, name="key")
 app.add_typer(certs_app, name="certs")
 app.command("demo")(demo)
+app.command("chaos")(chaos)
 
 
 def _show_version(wanted: bool) -> None:

@@ -77,7 +77,7 @@ def demo(
         cluster = Cluster(spec)
         try:
             check_what_is_installed(spec)
-            with _claimed(spec.directory):
+            with claimed(spec.directory):
                 last_line = _run(cluster, seconds if check else None)
         except (ProgramError, OSError) as error:
             _say(f"The demo failed. {error}")
@@ -102,7 +102,7 @@ def _check_profile(backend: Backend, profile: str | None) -> None:
 
 
 @contextlib.contextmanager
-def _claimed(folder: Path) -> Iterator[None]:
+def claimed(folder: Path) -> Iterator[None]:
     """The folder is ours: a second demo would write over the configs of one that runs. Raises ProgramError."""
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -75,6 +75,8 @@ class ClusterSpec:
     """Lines added to `[signing]`."""
     token_config: str = ""
     """Lines added to every node's `[[tokens]]`."""
+    relayed: bool = False
+    """The proxy is told another port for each node, `NodeSpot.relay_port`; the caller has something listen there."""
 
     @property
     def key_place(self) -> str:
@@ -126,12 +128,14 @@ class Cluster:
     def prepare(self) -> None:
         """Makes the PKI, the keys and all configs; starts nothing. Raises ProgramError."""
         check_what_is_installed(self.spec)
-        directory = self.spec.directory
+        spec, directory = self.spec, self.spec.directory
         pki = self._make_pki()
         self.ca, self.chains, self.token = pki.ca, pki.sites, pki.token
         self.port, self.control_port = self.spec.port or free_port(), free_port()
         for name, identity in pki.nodes.items():
-            spot = NodeSpot(name, free_port(), free_port(), directory / f"{name}.toml", self._socket_path(name))
+            relay_port = free_port() if spec.relayed else None
+            paths = directory / f"{name}.toml", self._socket_path(name)
+            spot = NodeSpot(name, free_port(), free_port(), *paths, relay_port)
             token = token_toml(pki.token, self.spec.backend, self.spec.profile) + self.spec.token_config
             spot.config.write_text(node_toml(spot, identity, token))
             self.nodes[name] = spot

@@ -32,6 +32,13 @@ class NodeSpot:
     config: Path
     socket: Path
     """Its management socket."""
+    relay_port: int | None = None
+    """Where the proxy connects to instead, when something stands between them."""
+
+    @property
+    def link_port(self) -> int:
+        """The port that the proxy is told."""
+        return self.port if self.relay_port is None else self.relay_port
 
     @property
     def ops_url(self) -> str:
@@ -88,7 +95,7 @@ def proxy_toml(plan: ProxyPlan) -> str:
         for number, (site, chains) in enumerate(plan.chains.items())
     )
     nodes = "".join(
-        f'[[nodes]]\nname = "{spot.name}"\naddress = "127.0.0.1:{spot.port}"\nserver_name = "localhost"\n'
+        f'[[nodes]]\nname = "{spot.name}"\naddress = "127.0.0.1:{spot.link_port}"\nserver_name = "localhost"\n'
         for spot in plan.nodes
     )
     servers = _quoted(f"127.0.0.1:{port}" for port in plan.web_ports)

@@ -24,13 +24,14 @@ LEVELS = {
     "proxy.run": 5,
     "certs": 3,
     "proxy.demo": 6,
-    "proxy.cli": 7,
-    "proxy.__main__": 8,
-    "hsm.__main__": 8,
+    "proxy.chaos": 7,
+    "proxy.cli": 8,
+    "proxy.__main__": 9,
+    "hsm.__main__": 9,
 }
 OPEN_TO_PROXY = {"hsm.wire", "hsm.shared"}
 """What of `hsm` the proxy may import; the command line and the demo are where both programs meet."""
-MEETING_POINTS = {"proxy.cli", "proxy.demo"}
+MEETING_POINTS = {"proxy.cli", "proxy.demo", "proxy.chaos"}
 EQUALS = {("hsm.backends", "hsm.store")}
 """The vault, a backend, keeps its records in the store."""
 PURE = (
@@ -43,10 +44,16 @@ PURE = (
     *(
         "proxy/tls/sites.py",
         "proxy/tls/events.py",
+        "proxy/tls/hello.py",
         "proxy/http/headers.py",
         "proxy/http/framing.py",
         "proxy/edge/limits.py",
+        "proxy/edge/door.py",
+        "proxy/edge/phase.py",
+        "proxy/signing/pressure.py",
     ),
+    *("proxy/chaos/faults.py", "proxy/chaos/figures.py", "proxy/chaos/judge.py", "proxy/chaos/report.py"),
+    *("proxy/chaos/schedule.py", "proxy/chaos/shares.py"),
 )
 IMPURE = {"asyncio", "socket", "ssl", "time", "logging", "structlog", "threading", "subprocess"}
 
