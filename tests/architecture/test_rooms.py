@@ -51,6 +51,8 @@ PURE = (
         "proxy/edge/door.py",
         "proxy/edge/phase.py",
         "proxy/signing/pressure.py",
+        "proxy/signing/silence.py",
+        "proxy/signing/backoff.py",
     ),
     *("proxy/chaos/faults.py", "proxy/chaos/figures.py", "proxy/chaos/judge.py", "proxy/chaos/report.py"),
     *("proxy/chaos/schedule.py", "proxy/chaos/shares.py"),

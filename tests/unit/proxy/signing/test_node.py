@@ -370,3 +370,18 @@ async def test_a_node_without_keys_to_probe_answers_echoes(make: MakeBench) -> N
     await until(lambda: bench.observer.probes["a", None] >= 3)
     assert bench.fake.asked.total() == 0
     assert set(bench.router.proven) == {b""}
+
+
+async def test_a_node_that_can_not_be_reached_holds_up_no_other(make: MakeBench) -> None:
+    hanging, other = await make(connect_timeout_s=30.0), await make()
+    await other.becomes(NodeState.UP)
+    hanging.fake.fault = Fault.SILENT
+    hanging.fake.reset_links()
+    await hanging.becomes(NodeState.DOWN)
+    await other.fake.kill()
+    await other.becomes(NodeState.DOWN)
+    await other.fake.start()
+    started = asyncio.get_running_loop().time()
+    await other.becomes(NodeState.UP)
+    assert asyncio.get_running_loop().time() - started < 1.0
+    assert hanging.node.state is NodeState.DOWN
