@@ -93,3 +93,69 @@ def test_prometheus_config_is_good() -> None:
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_alerts_ask_for_what_exists_and_are_explained() -> None:
+    rules = ROOT / "config" / "alerts.yml"
+    done = subprocess.run(["promtool", "check", "rules", str(rules)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert set(re.findall(r"sealgate_[a-z0-9_]+", rules.read_text())) <= metric_names()
+    explained = (ROOT / "docs" / "operations.md").read_text()
+    for alert in re.findall(r"alert: (\w+)", rules.read_text()):
+        assert f"`{alert}`" in explained, f"docs/operations.md does not say what to do about {alert}"
+
+
+SERIES = {
+    # A node that is down without anybody asking for it, one that was drained, and one that is fine.
+    'sealgate_node_up{instance="p", job="j", node="a"}': "0x20",
+    'sealgate_node_admin{instance="p", job="j", node="a", state="enabled"}': "1x20",
+    'sealgate_node_up{instance="p", job="j", node="b"}': "0x20",
+    'sealgate_node_admin{instance="p", job="j", node="b", state="enabled"}': "0x20",
+    'sealgate_node_up{instance="p", job="j", node="c"}': "1x20",
+    'sealgate_node_admin{instance="p", job="j", node="c", state="enabled"}': "1x20",
+    'sealgate_headroom_n_minus_1_safe{instance="p", job="j"}': "0x20",
+    'sealgate_headroom_n_minus_1_safe{instance="q", job="j"}': "1x20",
+    'sealgate_headroom_used_per_second{instance="p", job="j"}': "81x20",
+    'sealgate_headroom_used_per_second{instance="q", job="j"}': "79x20",
+    'sealgate_headroom_capacity_per_second{instance="p", job="j"}': "100x20",
+    'sealgate_headroom_capacity_per_second{instance="q", job="j"}': "100x20",
+    'sealgate_signing_jobs_total{instance="p", job="j", outcome="shed"}': "0+60x20",
+    'sealgate_signing_jobs_total{instance="q", job="j", outcome="ok"}': "0+6000x20",
+    'sealgate_door_decisions_total{instance="q", job="j", decision="shed"}': "0+1x20",
+    'sealgate_node_hedges_total{instance="q", job="j", node="a"}': "0+290x20",
+    'sealgate_signing_hedge_share_limit{instance="q", job="j"}': "0.05x20",
+    'sealgate_node_ejections_total{instance="p", job="j", node="a", why="share"}': "0+1x20",
+}
+FIRED = {
+    "SealgateNodeDown": [{"severity": "warning", "instance": "p", "job": "j", "node": "a"}],
+    "SealgateNotSafeToLoseANode": [{"severity": "warning", "instance": "p", "job": "j"}],
+    "SealgateCapacityShort": [{"severity": "warning", "instance": "p", "job": "j"}],
+    "SealgateJobsShed": [{"severity": "critical", "instance": name} for name in "pq"],
+    "SealgateNodeEjectedAgain": [{"severity": "warning", "instance": "p", "node": "a"}],
+    "SealgateHedgesUsedUp": [{"severity": "info", "instance": "q"}],
+    "SealgateHandshakesWithoutSignature": [],
+    "SealgateRetriesUsedUp": [],
+}
+
+
+def test_alerts_fire_when_they_should(tmp_path: Path) -> None:
+    summaries = dict(
+        re.findall(r'alert: (\w+)\n.*?summary: "(.*?)"\n', (ROOT / "config/alerts.yml").read_text(), re.DOTALL)
+    )
+
+    def expected(alert: str, labels: dict[str, str]) -> dict[str, object]:
+        told = re.sub(r"\{\{ \$labels\.(\w+) \}\}", lambda found: labels[found[1]], summaries[alert])
+        return {"exp_labels": labels, "exp_annotations": {"summary": told}}
+
+    case = {
+        "interval": "1m",
+        "input_series": [{"series": series, "values": values} for series, values in SERIES.items()],
+        "alert_rule_test": [
+            {"eval_time": "20m", "alertname": alert, "exp_alerts": [expected(alert, labels) for labels in fired]}
+            for alert, fired in FIRED.items()
+        ],
+    }
+    file = tmp_path / "test.json"
+    file.write_text(json.dumps({"rule_files": [str(ROOT / "config/alerts.yml")], "tests": [case]}))
+    done = subprocess.run(["promtool", "test", "rules", str(file)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
