@@ -115,6 +115,8 @@ class SigningNode:
             report=self._probed,
             rng=rng,
         )
+        self.weight = address.weight
+        """May be set when discovery hears of another."""
         self.signatures = 0
         self.failures = 0
         self._last_probe_s: float | None = None
@@ -188,7 +190,7 @@ class SigningNode:
             last_probe_s=self._last_probe_s,
             last_error=self.last_error,
             zone=self._address.zone,
-            weight=self._address.weight,
+            weight=self.weight,
             admin=self._health.admin,
             failing=tuple(sorted(self._health.facts.failing)),
         )
