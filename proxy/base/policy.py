@@ -47,7 +47,8 @@ class DiscoverySource(Strict, frozen=True, kw_only=True):
     name: Name
     """Nodes are called name-ADDRESS-PORT."""
     kind: Literal["host", "srv"] = "host"
-    """"host": every A and AAAA record is a node at `port`. "srv": every SRV record is a node (RFC 2782)."""
+    """"host": every A and AAAA record is a node at `port`. "srv": every address that an SRV record's target has
+    is a node at the record's port (RFC 2782)."""
     record: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_]([A-Za-z0-9_.-]{0,251}[A-Za-z0-9_])?\.?\Z")]
     """What is looked up: hsm.example.internal, or _keyless._tcp.example.internal."""
     port: Annotated[int, Meta(ge=0, le=65535)] = 0

@@ -10,7 +10,7 @@ from rich.text import Text
 from proxy.chaos.figures import FaultFigures, Spread
 from proxy.chaos.report import Report, Row
 
-WIDTH = 124
+WIDTH = 128
 """Where no terminal says how wide it is."""
 _LEGEND = """\
 Good: 0 failed, a p99 within its limit, and a node that comes back to a full share of the jobs.
@@ -35,8 +35,24 @@ def render(report: Report) -> Group:
     parts: list[RenderableType] = [table, Text(_LEGEND, "dim")]
     for row in report.rows:
         parts += [Text(f"BAD   {row.name}: {problem}", "bold red") for problem in row.problems]
-        parts += [Text(f"NOTE  {row.name}: {remark}", "yellow") for remark in row.remarks]
-    return Group(*parts, _verdict(report))
+    return Group(*parts, *_note(report), _verdict(report))
+
+
+def _note(report: Report) -> list[Text]:
+    """One line for all rows that the machine itself disturbed; the JSON has the figures of each."""
+    disturbed = [row for row in report.rows if row.remarks]
+    if not disturbed:
+        return []
+    busiest = max(row.figures.cpu_busy for row in disturbed)
+    late = max(row.figures.generator_late for row in disturbed)
+    return [
+        Text(
+            f"NOTE  {', '.join(row.name for row in disturbed)}: the machine itself was at its end (CPU up to "
+            f"{busiest * 100:.0f} %, up to {late:,} handshakes begun late). Latencies are partly its own; run these "
+            "again on a quieter machine.",
+            "yellow",
+        )
+    ]
 
 
 def _title(report: Report) -> str:
@@ -88,7 +104,7 @@ def _router_words(figures: FaultFigures) -> tuple[str, str, str]:
     share = "" if figures.share_during is None else f", {figures.share_during * 100:.1f} % of jobs"
     first = f"out after {out:.1f} s{share}" if out is not None else f"stayed in{share}"
     if figures.recovery_s is not None:
-        first = f"recovery {figures.recovery_s:.2f} s; slowest failure {figures.longest_failure_s or 0:.1f} s"
+        first = f"recovery {figures.recovery_s:.2f} s, failures within {figures.longest_failure_s or 0:.1f} s"
     second = f"full share after {back:.1f} s" if back is not None else "no full share again"
     part = figures.extra_signatures / figures.jobs * 100 if figures.jobs else 0.0
     third = f"extra {figures.extra_signatures:,} ({part:.1f} %), queue {figures.peak_waiting:,}"

@@ -27,6 +27,11 @@ def test_links_lead_somewhere() -> None:
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
 
 
+def test_every_page_is_on_the_list() -> None:
+    listed = set(re.findall(r"^\| \[(docs/[a-z0-9]+\.md)\]", README, re.MULTILINE))
+    assert listed == {f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md")}
+
+
 def test_commands_exist() -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     named = set(re.findall(r"make ([a-z-]+)", README))
