@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,9 @@ from proxy.tls import provider
 
 if TYPE_CHECKING:
     from proxy.tls.contexts import Contexts  # imports cryptography, which must wait for the provider
+
+LONGEST_SOCKET_PATH = 107
+"""Of a Unix socket on Linux (unix(7): sun_path)."""
 
 
 class StartError(Exception):
@@ -51,6 +55,7 @@ def prepare(path: Path) -> Prepared:
     except (ConfigError, provider.ProviderError) as error:
         raise StartError(str(error).splitlines()) from None
     problems = [f"{path}: {problem}" for problem in missing_files(config)] or _identity_problems(config.signing)
+    problems += [f"{path}: {problem}" for problem in _socket_problems(config.control.socket)]
     contexts = _contexts(config, path.resolve().parent, problems)
     if problems or contexts is None:
         raise StartError(problems)
@@ -61,6 +66,20 @@ def prepare(path: Path) -> Prepared:
 def signing_context(policy: SigningPolicy) -> ssl.SSLContext:
     """The TLS context of links to nodes. Raises ConfigError."""
     return client_context(Identity(Path(policy.ca), Path(policy.certificate), Path(policy.private_key)))
+
+
+def _socket_problems(socket: str) -> list[str]:
+    """What is wrong with the path of the control socket, "" for none."""
+    if not socket:
+        return []
+    folder = Path(socket).parent
+    if len(os.fsencode(socket)) > LONGEST_SOCKET_PATH:
+        return [f"control.socket: {socket}: is longer than {LONGEST_SOCKET_PATH} bytes; choose a shorter path"]
+    if not folder.is_dir():
+        return [f"control.socket: {folder}: no such folder; create it or correct the path"]
+    if not os.access(folder, os.W_OK | os.X_OK):
+        return [f"control.socket: {folder}: permission denied; let this user write there, or choose another folder"]
+    return []
 
 
 def _identity_problems(policy: SigningPolicy) -> list[str]:

@@ -15,6 +15,7 @@ import pytest
 import pytest_asyncio
 from OpenSSL import SSL
 
+from proxy.run.admin_client import set_state
 from proxy.run.board import Board, board_parent
 from tests.support.edge import client_context
 from tests.support.fleet import NAME, ProxyProcess, in_thread, make_proxy, until
@@ -198,6 +199,36 @@ async def test_the_master_outlives_odd_ends_of_workers(start: Start) -> None:
     assert "counts_lost" in proxy.log()
     assert (await in_thread(visit, proxy.port, NAME)).answer.endswith(b"hello")
     assert (await workers_of(proxy))["worker-0"] != before["worker-0"]
+
+
+async def test_what_is_asked_of_a_node_outlives_who_heard_it(start: Start) -> None:
+    proxy = await start(workers=1, extra_process="restart_delay_s = 0.1")
+
+    async def socket_path() -> Path:
+        return Path((await proxy.status())["control_socket"])
+
+    name, path = proxy.node.name, await socket_path()
+    answer = await in_thread(set_state, path, name, "draining", force=True, wait_s=5.0)
+    assert (answer["told"], answer["in_flight"]) == (["worker-0"], 0)
+    children = {child.name(): child for child in psutil.Process(proxy.pid).children()}
+    for child in children.values():
+        child.kill()
+
+    async def is_back() -> bool:
+        try:
+            shown = await proxy.status()
+        except OSError:  # the control process is being forked again
+            return False
+        pids = {worker["pid"] for worker in shown["workers"]}
+        told = {node["states"].get("worker-0") for node in shown["nodes"]}
+        return not pids & {child.pid for child in children.values()} and told == {"draining"}
+
+    async with asyncio.timeout(10):
+        while not await is_back():
+            await asyncio.sleep(0.05)
+    answer = await in_thread(set_state, await socket_path(), name, "enabled", force=False, wait_s=0.0)
+    assert answer["before"] == "draining"
+    assert (await in_thread(visit, proxy.port, NAME)).answer.endswith(b"hello")
 
 
 async def test_nobody_outlives_a_killed_master(start: Start) -> None:

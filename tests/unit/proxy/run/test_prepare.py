@@ -49,3 +49,17 @@ def test_a_bad_config_comes_before_its_files(folder: Path) -> None:
     (folder / "proxy.toml").write_text(toml(tls="groups = []"))
     with pytest.raises(StartError, match=r"proxy\.toml:\d+: tls\.groups: is empty"):
         prepare(folder / "proxy.toml")
+
+
+def test_a_control_socket_needs_a_place(folder: Path) -> None:
+    config = folder / "proxy.toml"
+    good = config.read_text()
+    config.write_text(good + '[control]\nsocket = "control.sock"\n')
+    if len(str(folder)) < 90:
+        prepare(config)
+    config.write_text(good + '[control]\nsocket = "/nowhere/control.sock"\n')
+    with pytest.raises(StartError, match=r"proxy\.toml: control\.socket: /nowhere: no such folder; create it"):
+        prepare(config)
+    config.write_text(good + f'[control]\nsocket = "/tmp/{"x" * 120}"\n')
+    with pytest.raises(StartError, match=r"control\.socket: .*: is longer than 107 bytes; choose a shorter path"):
+        prepare(config)
