@@ -65,10 +65,12 @@ def test_version_is_that_of_the_project() -> None:
 
 def test_check_says_what_a_good_config_has(tmp_path: Path) -> None:
     path = good_config(tmp_path)
-    (tmp_path / "proxy.pem").rename(tmp_path / "proxy.pem")
+    text = path.read_text()
+    path.write_text(f'{text}\n[[discovery]]\nname = "hsm"\nrecord = "hsm.test"\nport = 2407\n')
     checked = sealgate("proxy", "check", "--config", str(path))
     assert checked.returncode == 0, checked.stderr
-    assert checked.stdout == f"{path}: ok: 1 sites with 1 keys, 1 listeners, 1 upstreams, 2 nodes\n"
+    expected = f"{path}: ok: 1 sites with 1 keys, 1 listeners, 1 upstreams, 2 nodes, 1 discovery sources\n"
+    assert checked.stdout == expected
 
 
 def test_check_prints_everything_that_is_wrong(tmp_path: Path) -> None:
