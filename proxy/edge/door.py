@@ -25,6 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from hashlib import blake2b
 from ipaddress import IPv6Address
 from secrets import token_bytes
 from typing import Final
@@ -50,6 +51,8 @@ POT_S: Final = 0.05
 """What the pot holds at most, in seconds of the rate."""
 DEBT_S: Final = 0.1
 """How far it may be overdrawn, in seconds of the rate."""
+DEBT_CHANCE: Final = 1.0
+"""At small rates chance weighs more: the debt may then be so many standard deviations of a second's signatures."""
 MIN_POT: Final = 4.0
 """In handshakes, for both, at small rates."""
 FAINT_PER_S: Final = 0.02
@@ -77,13 +80,13 @@ class Door:
 
     __slots__ = (
         "_at",
+        "_hash",
         "_is_open",
         "_level",
         "_pot",
         "_prefix_v4",
         "_prefix_v6",
         "_ranges",
-        "_salt",
         "_window",
         "_windows",
     )
@@ -92,7 +95,7 @@ class Door:
         self._is_open = not policy.shed_at_door
         self._prefix_v4 = policy.door_prefix_v4
         self._prefix_v6 = policy.door_prefix_v6
-        self._salt = salt or token_bytes(16)
+        self._hash = blake2b(key=salt or token_bytes(16), digest_size=8)
         self._ranges: dict[int, _Range] = {}
         self._level = 0.0
         self._pot = 0.0
@@ -127,10 +130,11 @@ class Door:
         one.asked += 1
         full = max(1.0, self._level * BURST_S)
         taken = max(0.0, min(one.taken, full) - self._level * (now - one.at))
-        credit = 1.0 - taken / full
+        depth = (1.0 - taken / full) ** 2
         one.at = now
-        debt, spare = max(MIN_POT, rate * DEBT_S), max(MIN_POT, rate * POT_S) / 2
-        if self._pot < 1.0 + (1.0 - credit) * spare - credit * debt:
+        debt = max(MIN_POT, rate * DEBT_S, rate**0.5 * DEBT_CHANCE)
+        spare = max(MIN_POT, rate * POT_S) / 2
+        if self._pot < 1.0 + (1.0 - depth) * spare - depth * debt:
             one.taken = taken
             return DoorDecision.SHED
         one.taken = min(full, taken + 1.0)
@@ -179,7 +183,9 @@ class Door:
     # ranges
 
     def _range_of(self, client_ip: str, now: float) -> _Range:
-        place = hash(self._salt + range_of(client_ip, self._prefix_v4, self._prefix_v6)) % SLOTS
+        keyed = self._hash.copy()
+        keyed.update(range_of(client_ip, self._prefix_v4, self._prefix_v6))
+        place = int.from_bytes(keyed.digest(), "big") % SLOTS
         one = self._ranges.get(place)
         if one is None:
             one = self._ranges[place] = _Range(at=now)
