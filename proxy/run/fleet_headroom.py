@@ -36,15 +36,16 @@ def fleet_capacities(workers: Sequence[WorkerReport]) -> list[NodeCapacity]:
 
 def holders_of(workers: Sequence[WorkerReport], site_keys: Iterable[str]) -> dict[str, tuple[str, ...]]:
     """Site key (hex) -> nodes that hold it. A node that some worker uses and misses the key at does not count."""
+    used = [(report, {node.name for node in report.nodes if node.is_up}) for report in workers]
     found: dict[str, tuple[str, ...]] = {}
     for ski in site_keys:
         held: dict[str, None] = {}
         missing: set[str] = set()
-        for report in workers:
+        for report, up in used:
             here = report.holders.get(ski, ())
             held |= dict.fromkeys(here)
             if ski in report.holders or not report.keys_left_out:
-                missing |= {node.name for node in report.nodes if node.is_up}.difference(here)
+                missing |= up.difference(here)
         found[ski] = tuple(name for name in held if name not in missing)
     return found
 

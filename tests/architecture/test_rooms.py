@@ -60,6 +60,7 @@ PURE = (
         "proxy/config/findings.py",
         "proxy/config/names.py",
     ),
+    *("proxy/run/fleet_headroom.py", "proxy/run/fleet_view.py"),
     *("proxy/chaos/faults.py", "proxy/chaos/figures.py", "proxy/chaos/judge.py", "proxy/chaos/report.py"),
     *("proxy/chaos/schedule.py", "proxy/chaos/shares.py"),
 )
