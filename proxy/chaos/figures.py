@@ -89,6 +89,9 @@ class FaultFigures:
     recovery_s: float | None = None
     """All down: first node listening to first good handshake."""
     errors: Mapping[str, int] = field(default_factory=dict)
+    """What clients were told."""
+    reasons: Mapping[str, int] = field(default_factory=dict)
+    """What the proxy says of the same."""
 
 
 def percentile(ordered: Sequence[float], share: float) -> float:

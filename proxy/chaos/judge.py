@@ -114,7 +114,9 @@ def _all_down_problems(figures: FaultFigures, timeouts: Timeouts) -> list[str]:
 
 
 def _most_frequent(figures: FaultFigures) -> str:
-    return next(iter(figures.errors), "no error was told")
+    told = next(iter(figures.errors), "no error was told")
+    reasons = ", ".join(f"{reason} {count}" for reason, count in figures.reasons.items())
+    return f"{told}; the proxy says: {reasons}" if reasons else told
 
 
 def _names(figures: FaultFigures) -> str:

@@ -228,11 +228,13 @@ class Play:
     def figures(self, played: Played, site: str | None = None) -> FaultFigures:
         """What a fault came to, for one site or for all; after `run`. Raises OSError."""
         handshakes = [each for each in read_handshakes(self.arena.handshakes) if site in (None, each.site)]
-        return figures_of(played, handshakes, self.watch.samples)
+        return figures_of(played, handshakes, self.watch.samples, site)
 
 
-def figures_of(played: Played, handshakes: Sequence[Handshake], samples: Sequence[shares.Sample]) -> FaultFigures:
-    """All figures of one fault."""
+def figures_of(
+    played: Played, handshakes: Sequence[Handshake], samples: Sequence[shares.Sample], site: str | None = None
+) -> FaultFigures:
+    """All figures of one fault. With a site, `handshakes` are its own, and so are the proxy's reasons."""
     window, nodes = played.window, played.nodes
     # With all nodes down, what fails while they come back belongs to the fault.
     grace_s = RECOVERY_LIMIT_S if played.plan.hits_all else 0.0
@@ -259,6 +261,7 @@ def figures_of(played: Played, handshakes: Sequence[Handshake], samples: Sequenc
         longest_failure_s=longest_failure(found),
         recovery_s=recovery(found, window.end) if played.plan.hits_all else None,
         errors=errors_of(found),
+        reasons=shares.reasons_between(samples, window, site),
     )
 
 

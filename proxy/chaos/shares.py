@@ -6,8 +6,9 @@ more of them at once, and not when the last has timed out.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from proxy.chaos.figures import Window
 
@@ -33,6 +34,8 @@ class Sample:
     """Signatures wanted that ended, for good or bad."""
     waiting: float
     """Jobs that no node could take."""
+    failures: Mapping[tuple[str, str], float] = field(default_factory=dict)
+    """Failed jobs and handshakes, by site and by what the proxy says of them."""
 
 
 def share_between(first: Sample, last: Sample, node: str) -> float | None:
@@ -82,6 +85,16 @@ def jobs_and_extra(samples: Sequence[Sample], window: Window) -> tuple[int, int]
         return 0, 0
     jobs = inside[-1].jobs - inside[0].jobs
     return int(jobs), max(0, int(inside[-1].attempts - inside[0].attempts - jobs))
+
+
+def reasons_between(samples: Sequence[Sample], window: Window, site: str | None = None) -> dict[str, int]:
+    """What the proxy says of jobs and handshakes that failed, of one site or of all, from `begin` to `close`."""
+    inside = [each.failures for each in samples if window.begin <= each.at <= window.close]
+    found: Counter[str] = Counter()
+    for key, count in inside[-1].items() if inside else ():
+        if site in (None, key[0]):
+            found[key[1]] += int(count - inside[0].get(key, 0.0))
+    return {reason: count for reason, count in found.most_common() if count > 0}
 
 
 def peak_waiting(samples: Sequence[Sample], window: Window) -> int:

@@ -10,27 +10,33 @@ from collections import defaultdict
 from pathlib import Path
 
 from proxy.chaos.shares import Sample
-from proxy.run.metrics import ATTEMPTS, ATTEMPTS_RUNNING, JOBS, JOBS_WAITING
+from proxy.run.metrics import ATTEMPTS, ATTEMPTS_RUNNING, HANDSHAKE_FAILURES, JOBS, JOBS_WAITING, OK
 
 INTERVAL_S = 0.1
 TIMEOUT_S = 2.0
 _LABEL = re.compile(r'(\w+)="([^"\\]*)"')
-_WANTED = tuple(family.name for family in (ATTEMPTS, ATTEMPTS_RUNNING, JOBS, JOBS_WAITING))
+_WANTED = tuple(family.name for family in (ATTEMPTS, ATTEMPTS_RUNNING, HANDSHAKE_FAILURES, JOBS, JOBS_WAITING))
 
 
 def sample_of(text: str, at: float) -> Sample:
     """The few figures that are needed, out of `/metrics`; a whole parser would cost the machine more than the load."""
     begun: dict[str, float] = defaultdict(float)
     sums: dict[str, float] = defaultdict(float)
+    failures: dict[tuple[str, str], float] = defaultdict(float)
     for line in text.splitlines():
         if not line.startswith(_WANTED):
             continue
         name, _, rest = line.partition("{") if "{" in line else line.partition(" ")
         value = float(line.rsplit(" ", 1)[1])
         sums[name] += value
+        labels = dict(_LABEL.findall(rest))
         if name in (ATTEMPTS.name, ATTEMPTS_RUNNING.name):
-            begun[dict(_LABEL.findall(rest)).get("node", "")] += value
-    return Sample(at, dict(begun), sums[ATTEMPTS.name], sums[JOBS.name], sums[JOBS_WAITING.name])
+            begun[labels["node"]] += value
+        elif name == HANDSHAKE_FAILURES.name:
+            failures[labels["site"], f"handshake {labels['reason']}"] += value
+        elif name == JOBS.name and labels["outcome"] != OK:
+            failures[labels["site"], f"signature {labels['outcome']}"] += value
+    return Sample(at, dict(begun), sums[ATTEMPTS.name], sums[JOBS.name], sums[JOBS_WAITING.name], dict(failures))
 
 
 class Watch:

@@ -57,6 +57,13 @@ def test_the_limit_of_the_p99_is_that_of_the_fault(name: str, limit: float | Non
     assert f"at most {limit:,} ms" in problem
 
 
+def test_what_the_proxy_says_of_failures_is_passed_on() -> None:
+    felt = replace(GOOD, during=replace(WELL, failed=1), errors={"reset": 1}, reasons={"signature shed": 1})
+    assert judge(FAULTS["kill"], felt, TIMEOUTS) == (
+        "handshakes failed: 1 during (reset; the proxy says: signature shed 1)",
+    )
+
+
 def test_a_node_has_to_come_back() -> None:
     (problem,) = judge(FAULTS["kill"], replace(GOOD, time_to_full_share_s=None), TIMEOUTS)
     assert problem == "node-1 did not come back to a full share"

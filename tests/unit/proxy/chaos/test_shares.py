@@ -11,6 +11,7 @@ from proxy.chaos.shares import (
     Sample,
     jobs_and_extra,
     peak_waiting,
+    reasons_between,
     share_between,
     share_during,
     time_to_eject,
@@ -80,6 +81,15 @@ def test_attempts_beyond_one_per_job_are_extra() -> None:
     samples = [Sample(at, {}, attempts, jobs, 0) for at, attempts, jobs in ((3, 50, 50), (5, 100, 100), (19, 310, 300))]
     assert jobs_and_extra(samples, WINDOW) == (200, 10)
     assert jobs_and_extra([], WINDOW) == (0, 0)
+
+
+def test_reasons_are_those_of_the_window_and_of_the_site() -> None:
+    counts = {("a.org", "shed"): 2.0, ("b.org", "deadline"): 5.0}
+    later = {("a.org", "shed"): 3.0, ("a.org", "no_node"): 4.0, ("b.org", "deadline"): 5.0, ("b.org", "shed"): 1.0}
+    samples = [Sample(1, {}, 0, 0, 0, counts), Sample(19, {}, 0, 0, 0, later), Sample(99, {}, 0, 0, 0, {})]
+    assert reasons_between(samples, WINDOW) == {"no_node": 4, "shed": 2}
+    assert reasons_between(samples, WINDOW, "b.org") == {"shed": 1}
+    assert reasons_between([], WINDOW) == {}
 
 
 def test_the_peak_is_that_of_the_fault_and_its_end() -> None:

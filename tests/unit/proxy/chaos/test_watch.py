@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from proxy.base.errors import SigningReason
+from proxy.base.errors import SigningReason, TlsReason
 from proxy.chaos.shares import Sample
 from proxy.chaos.watch import cpu_busy, cpu_seconds, read_cpu, sample_of
 from proxy.run.cells import Ledger, merge
 from proxy.run.metrics import FAMILIES
 from proxy.run.observer import PrometheusObserver
 from proxy.run.scrape import exposition
+
+FAILURES = {("localhost", "signature deadline"): 1.0, ("localhost", f"handshake {TlsReason.TIMEOUT.value}"): 1.0}
 
 
 def test_a_sample_holds_what_the_proxy_counted() -> None:
@@ -24,10 +26,12 @@ def test_a_sample_holds_what_the_proxy_counted() -> None:
     observer.job_finished("localhost", "p256", "node-1", 0.1)
     observer.job_started("localhost", "p256")
     observer.job_failed("localhost", "p256", SigningReason.DEADLINE, 5.0)
+    observer.handshake_started("https")
+    observer.handshake_failed("localhost", TlsReason.TIMEOUT, 10.0)
     observer.queue_changed(7)
     families = FAMILIES.values()
     text = exposition(families, merge(families, [observer.ledger.snapshot()], [])).decode()
-    assert sample_of(text, 3.0) == Sample(3.0, {"node-1": 2.0, "node-2": 2.0}, 2.0, 2.0, 7.0)
+    assert sample_of(text, 3.0) == Sample(3.0, {"node-1": 2.0, "node-2": 2.0}, 2.0, 2.0, 7.0, FAILURES)
 
 
 def test_an_empty_page_is_a_sample_of_nothing() -> None:
