@@ -12,6 +12,7 @@ between, the whole node is suspect.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from heapq import heappop, heappush
@@ -32,6 +33,7 @@ BUSY_MIN_S = 0.01
 BUSY_MAX_S = 2.0
 """A busy node is left out between these bounds, whatever it asks for."""
 SUSPECT_S = 3.0
+CALM_STEP_S = 0.1
 KEYS_SPAN_S = 5.0
 """A key counts as in use for up to twice this long after its last job."""
 MEASURED_FOR_S = 600.0
@@ -69,6 +71,7 @@ class Fleet:
         self._returns: list[tuple[float, int, NodeLoad, Seat | None]] = []
         self._returns_made = 0
         self._rate = (0.0, 0.0)
+        self._calm_times: deque[float] = deque()  # when suspicions end
         for address in nodes:
             self.add(address)
         self._has_begun = True
@@ -225,11 +228,12 @@ class Fleet:
         """When the next ejection is over; infinity when there is none."""
         return self._returns[0][0] if self._returns else NEVER
 
-    def next_busy_end(self, now: float) -> float:
-        """When the next busy node may be asked again."""
-        return min(
-            (load.busy_until for load in self.loads.values() if load.is_up and load.busy_until > now), default=NEVER
-        )
+    def next_chance(self, now: float) -> float:
+        """When jobs in line may be sent though nothing else happens: a busy node, or one that hung, is asked again."""
+        while self._calm_times and self._calm_times[0] <= now:
+            self._calm_times.popleft()
+        busy = (load.busy_until for load in self.loads.values() if load.is_up and load.busy_until > now)
+        return min(min(busy, default=NEVER), self._calm_times[0] if self._calm_times else NEVER)
 
     def let_in(self, now: float, commands: list[Command]) -> None:
         """End every ejection whose time has come."""
@@ -237,6 +241,7 @@ class Fleet:
             _, _, load, seat = heappop(self._returns)
             (seat or load).results.let_in(now)
             if seat is None:
+                self._forgive_keys(load, now)
                 self._begin_again(load, now)
             commands.append(NodeReturned(load.name, seat.ski if seat else b""))
         self._settle(now)
@@ -309,6 +314,12 @@ class Fleet:
         share = self._routing.key_share if self._is_shared else 1.0
         load.key_limit = max(1, int(load.limit * share))
 
+    def _forgive_keys(self, load: NodeLoad, now: float) -> None:
+        """What a node's keys did before it was out is the node's, and paid for; keys that are out stay so."""
+        for seat in self._known.values():
+            if seat.load is load and not seat.results.out_until:
+                seat.results.let_in(now)
+
     def _begin_again(self, load: NodeLoad, now: float) -> None:
         """A node is back: small window, small share. The first time it is not *back*."""
         load.window.restart(now)
@@ -318,8 +329,10 @@ class Fleet:
         load.must_ramp = True
 
     def _make_busy(self, load: NodeLoad, now: float, retry_after_s: float | None) -> None:
-        grown_s = min(BUSY_MIN_S * (1 << min(load.busy_streak, 8)), BUSY_MAX_S)
-        load.busy_streak += 1
+        if now >= load.busy_until:
+            # Once for all that were under way: what was sent before the first word of it adds nothing.
+            load.busy_streak += 1
+        grown_s = min(BUSY_MIN_S * (1 << min(max(load.busy_streak - 1, 0), 8)), BUSY_MAX_S)
         load.busy_until = now + (grown_s if retry_after_s is None else min(max(retry_after_s, BUSY_MIN_S), BUSY_MAX_S))
         if load.window.refused(load.in_flight - 1, now):
             self._resize(load)
@@ -343,6 +356,9 @@ class Fleet:
         load = seat.load
         seat.suspect_until = now + SUSPECT_S
         seat.suspect_is_hung = is_hung
+        if not self._calm_times or self._calm_times[-1] < seat.suspect_until:
+            # One time for all that come soon after each other: there are few, however much fails.
+            self._calm_times.append(seat.suspect_until + CALM_STEP_S)
         if load.failed_ski not in (b"", seat.ski):
             load.suspect_until = now + SUSPECT_S
         load.failed_ski = seat.ski
@@ -371,7 +387,6 @@ class Fleet:
         for load in linked:
             is_bad = bool(load.facts.failing or load.results.out_until)
             load.failing_since = (load.failing_since or now) if is_bad else 0.0
-            load.is_reluctant = False
         wanted = {load.name: _ALL if load.results.out_until else load.facts.failing for load in linked}
         linked.sort(key=lambda load: load.failing_since)
         left = dict.fromkeys(KeyFamily, most_out)
@@ -381,6 +396,5 @@ class Fleet:
                 if left[family] > 0:
                     left[family] -= 1
                     out.add(family)
-                else:
-                    load.is_reluctant = True
             load.out_families = frozenset(out)
+            load.reluctant_families = wanted[load.name] - load.out_families

@@ -13,6 +13,9 @@ from proxy.signing.waiting import NEVER
 HEDGE_BURST = 20.0
 """Second attempts that may be made at once, saved up in good times."""
 
+AT_EASE = 1.25
+"""Latency, in bases, up to which a node is not busy enough for a second attempt to hold up others there."""
+
 
 class Hedges:
     """Attempts by the time from which on they are slow, and the budget for what may be done about it."""
@@ -27,10 +30,16 @@ class Hedges:
         """A job came."""
         self._budget.earn()
 
-    def take(self, choose: Callable[[], Seat | None], now: float) -> Seat | None:
-        """A second node, if the budget has one: nothing may be against it, or it would be no help."""
+    def take(self, attempt: Attempt, choose: Callable[[], Seat | None], now: float) -> Seat | None:
+        """A second node for a slow attempt, if the budget has one and nothing is against the node.
+
+        Where jobs queue in that node, it is asked only when the first node has answered nobody since: then it is not
+        chance that is slow.
+        """
         seat = choose() if self._budget.has_one else None
         if seat is None or seat.rank(now) != 1:
+            return None
+        if seat.load.window.strain > AT_EASE and attempt.seat.load.last_good > attempt.started:
             return None
         self._budget.spend()
         return seat

@@ -31,16 +31,7 @@ from proxy.base.policy import NodeAddress, RoutingPolicy, SigningPolicy
 from proxy.signing import endings
 from proxy.signing.attempts import Attempts
 from proxy.signing.budget import ShareBudget
-from proxy.signing.commands import (
-    Attempt,
-    CancelAttempt,
-    Command,
-    DelayRetry,
-    Fail,
-    Finish,
-    RoutedJob,
-    SendTo,
-)
+from proxy.signing.commands import Attempt, CancelAttempt, Command, DelayRetry, Fail, Finish, RoutedJob, SendTo
 from proxy.signing.facts import NodeFacts
 from proxy.signing.fleet import Fleet
 from proxy.signing.hedging import Hedges
@@ -121,7 +112,7 @@ class Router:
         if self._waiting:
             soonest = min(soonest, self._waiting.next_time())
             if self._waiting.has_ready():
-                soonest = min(soonest, self._fleet.next_busy_end(now))
+                soonest = min(soonest, self._fleet.next_chance(now))
         return soonest
 
     # jobs
@@ -202,21 +193,15 @@ class Router:
         commands: list[Command] = []
         if attempt.is_over:
             return commands
-        routed, load = attempt.routed, attempt.seat.load
+        routed = attempt.routed
         self._fleet.failed(attempt, error.reason, now, retry_after_s, commands)
         self._attempts.end(attempt)
-        routed.last_error = error
-        if load.name not in routed.tried:
-            routed.tried += (load.name,)
-        if error.reason is SigningReason.DENIED:
-            routed.refused += (load.name,)
-        if error.reason not in endings.UNCOUNTED:
-            routed.attempts += 1
-            rest_s = self._policy.retry_backoff_s * (1 << min(routed.rounds, 8))
-            routed.not_before = now + rest_s * self._rng.uniform(0.5, 1.0)
+        endings.note(routed, attempt.node, error, now, self._policy.retry_backoff_s * self._rng.uniform(0.5, 1.0))
         if routed.attempt is None and routed.hedge is None:
             self._try_again(routed, error, now, commands, is_final=is_final)
-        self._fill(load, now, commands)
+        if error.reason in endings.NARROWS:
+            self._rest_the_lonely(now, commands)
+        self._fill_all(now, commands)
         return commands
 
     def on_attempt_timeout(self, attempt: Attempt, now: float) -> list[Command]:
@@ -228,8 +213,13 @@ class Router:
     def on_facts(self, node: str, facts: NodeFacts, now: float) -> list[Command]:
         """What links and probes say of the node has changed. Attempts under way there go on."""
         commands: list[Command] = []
-        if self._fleet.learn_facts(node, facts, now):
-            self._wake(now, commands)
+        was_usable = self._fleet.loads[node].is_up
+        is_better = self._fleet.learn_facts(node, facts, now)
+        if was_usable and not facts.is_usable:
+            self._rest_the_lonely(now, commands)
+        if is_better:
+            self._place_all(self._waiting.take_resting(), now, commands)
+        self._fill_all(now, commands)
         return commands
 
     def on_link_lost(self, node: str, now: float) -> list[Command]:
@@ -253,14 +243,15 @@ class Router:
     def on_keys(self, node: str, skis: Iterable[bytes] | None, now: float) -> list[Command]:
         """The node listed its keys (None: it can't). Jobs that no node can ever sign fail now."""
         self.inventory.learn(node, skis)
-        commands: list[Command] = []
-        for routed in self._waiting.take_all():
-            self._place(routed, now, commands)
-        return commands
+        return self._place_all(self._waiting.take_all(), now, [])
 
-    def on_key_missing(self, node: str, ski: bytes, now: float) -> None:
-        """A probe found that the node lacks a key."""
+    def on_key_missing(self, node: str, ski: bytes, now: float) -> list[Command]:
+        """A probe found that the node lacks a key. Jobs that no node can ever sign fail now."""
         self.inventory.learn_missing(node, ski, now)
+        commands: list[Command] = []
+        self._rest_the_lonely(now, commands)
+        self._fill_all(now, commands)
+        return commands
 
     def on_proven(self, node: str, ski: bytes, took_s: float, now: float) -> None:
         """A probe with this key was signed well after so long; b"" for an echo."""
@@ -275,25 +266,21 @@ class Router:
         """A node is gone for good; its jobs go elsewhere at once."""
         commands = self.on_link_lost(node, now)
         self._fleet.remove(node, now)
-        for routed in self._waiting.take_all():
-            self._place(routed, now, commands)
-        return commands
+        return self._place_all(self._waiting.take_all(), now, commands)
 
     def on_time(self, now: float) -> list[Command]:
         """Act on every deadline, rest, hedge, busy time and ejection that has come."""
         commands: list[Command] = []
         if self._fleet.next_return() <= now:
             self._fleet.let_in(now, commands)
-            self._wake(now, commands)
+            self._place_all(self._waiting.take_resting(), now, commands)
         for attempt in self._hedges.due(now):
             self._hedge(attempt, now, commands)
         if self._waiting:
             for routed in list(self._waiting.take_expired(now)):
                 self._fail_late(routed, now, commands)
-            for routed in list(self._waiting.take_rested(now)):
-                self._place(routed, now, commands)
-            for load in list(self._fleet.loads.values()):
-                self._fill(load, now, commands)
+            self._place_all(list(self._waiting.take_rested(now)), now, commands)
+        self._fill_all(now, commands)
         return commands
 
     # decisions
@@ -328,7 +315,11 @@ class Router:
         """No attempt is left: another one, if there may be one."""
         if is_final or routed.attempts >= self._policy.max_attempts:
             self._fail(routed, error, commands)
+        elif now >= routed.deadline:
+            self._fail_late(routed, now, commands)
         elif error.reason in endings.PAID and not self._retries.spend():
+            if self._is_stopping:
+                return self._fail(routed, endings.stopped(), commands)
             commands.append(DelayRetry(routed))
             until = max(routed.not_before, now + self._policy.retry_backoff_s)
             self._refuse(self._queue.rest(routed, until), commands)
@@ -346,14 +337,15 @@ class Router:
     def _hedge(self, attempt: Attempt, now: float, commands: list[Command]) -> None:
         """Ask a second node beside a slow one, where that takes nothing from jobs that have no node yet."""
         routed = attempt.routed
-        if routed.hedge is not None or self._waiting:
+        if routed.hedge is not None or self._waiting or now >= attempt.deadline:
             return
         seats = self._fleet.seats_of(routed.ski, now)
-        seat = self._hedges.take(lambda: self._selection.choose(seats, now, (*routed.tried, attempt.node)), now)
-        if seat is None:
-            return
-        timeout_s = self._fleet.attempt_timeout_s(seat)
-        commands.append(SendTo(self._attempts.begin(routed, seat, now, timeout_s, is_hedge=True)))
+        seat = self._hedges.take(
+            attempt, lambda: self._selection.choose(seats, now, (*routed.tried, attempt.node)), now
+        )
+        if seat is not None:
+            timeout_s = self._fleet.attempt_timeout_s(seat)
+            commands.append(SendTo(self._attempts.begin(routed, seat, now, timeout_s, is_hedge=True)))
 
     def _outrun(self, attempt: Attempt, now: float, commands: list[Command]) -> None:
         """Another node was faster than this attempt."""
@@ -362,17 +354,26 @@ class Router:
         commands.append(CancelAttempt(attempt, is_outrun=True))
         self._fill(attempt.seat.load, now, commands)
 
-    def _wake(self, now: float, commands: list[Command]) -> None:
-        """A node may be asked that could not be before: jobs that rest have perhaps not been tried there yet."""
-        for routed in self._waiting.take_resting():
+    def _rest_the_lonely(self, now: float, commands: list[Command]) -> None:
+        """Jobs in line whose key has no node any more that may be asked: they wait for one, or fail."""
+        lonely = self._waiting.take_ready(lambda ski: not self.has_node_for(ski, now))
+        self._place_all(lonely, now, commands)
+
+    def _place_all(self, jobs: Iterable[RoutedJob], now: float, commands: list[Command]) -> list[Command]:
+        for routed in jobs:
             self._place(routed, now, commands)
-        for load in list(self._fleet.loads.values()):
-            self._fill(load, now, commands)
+        return commands
+
+    def _fill_all(self, now: float, commands: list[Command]) -> None:
+        """Give waiting jobs to whoever may have room: a node is asked also because a better one is no more."""
+        if self._waiting:
+            for load in list(self._fleet.loads.values()):
+                self._fill(load, now, commands)
 
     def _fill(self, load: NodeLoad, now: float, commands: list[Command]) -> None:
         """Give waiting jobs to a node that may have room. Each turn sends or ends one job, so this ends."""
         while self._waiting and load.can_take(now):
-            routed = self._waiting.first_ready(lambda ski: self._is_due(ski, load, now))
+            routed = self._waiting.first_ready(lambda ski: self._is_due(ski, now))
             if routed is None:
                 return
             self._waiting.remove(routed)
@@ -380,7 +381,7 @@ class Router:
             if routed.attempt is not None:
                 self._waiting.served(routed, now)
 
-    def _is_due(self, ski: bytes, load: NodeLoad, now: float) -> bool:
+    def _is_due(self, ski: bytes, now: float) -> bool:
         seats = self._fleet.seats_of(ski, now)
         return not seats or self._selection.choose(seats, now) is not None
 

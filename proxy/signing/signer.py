@@ -22,16 +22,7 @@ from proxy.base.jobs import SignJob
 from proxy.base.observe import NodeState, ProxyObserver
 from proxy.base.policy import NodeAddress, NodeAdmin, RoutingPolicy, SigningPolicy
 from proxy.signing.answers import reason_of
-from proxy.signing.commands import (
-    Attempt,
-    CancelAttempt,
-    Command,
-    DelayRetry,
-    Fail,
-    Finish,
-    RoutedJob,
-    SendTo,
-)
+from proxy.signing.commands import Attempt, CancelAttempt, Command, DelayRetry, Fail, Finish, RoutedJob, SendTo
 from proxy.signing.connection import TIMER_STEP_S, Answer
 from proxy.signing.headroom import NodeCapacity
 from proxy.signing.node import NodeStatus

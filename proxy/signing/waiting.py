@@ -5,8 +5,9 @@ whose nodes are full or down does not stand in the way of the others. A job is *
 lets some time pass before it is tried again.
 
 Sites take turns by weight (stride scheduling: each taken job moves its site's clock on by 1 / weight, and the site
-whose clock is furthest behind is next), so that a flood for one site costs the others nothing. How long a new job would
-wait is reckoned from the pace at which its own site's jobs leave.
+whose clock is furthest behind is next), so that a flood for one site costs the others nothing. A turn that can't be
+used, because no node will take a job of the site, is lost. How long a new job would wait is reckoned from the pace at
+which its own site's jobs leave.
 
 Jobs leave from the middle when a client goes away: their heap entry stays behind, is skipped when it comes up, and
 is swept out once most entries are like it.
@@ -33,7 +34,7 @@ SWEEP_FROM = 64
 """Dead entries below which sweeping is not worth it."""
 NEVER = float("inf")
 PACE_MEMORY_S = 2.0
-"""A pace at which nothing has left for so long, with nobody waiting, is not believed any more."""
+"""Where nothing has left for so long, the pace before is not believed any more."""
 PACE_WEIGHT = 0.1
 LATE_ENTRIES = 8
 
@@ -41,16 +42,20 @@ LATE_ENTRIES = 8
 class _Line(Generic[W]):
     """The ready jobs of one site."""
 
-    __slots__ = ("clock", "count", "heaps", "last_taken", "pace_s", "site", "stride")
+    __slots__ = ("clock", "count", "heaps", "last_taken", "pace_s", "resting", "site", "stride", "was_drained")
 
     def __init__(self, site: str, weight: float) -> None:
         self.site = site
         self.stride = 1.0 / weight
         self.clock = 0.0
         self.count = 0
+        self.resting = 0
+        """Jobs of the site that rest; the others are counted by `count`."""
         self.heaps: dict[bytes, list[tuple[float, int, W]]] = {}
         self.pace_s = 0.0
         self.last_taken = -NEVER
+        self.was_drained = True
+        """Nobody waited after the last job was taken, so the time since then is no sign of the pace."""
 
 
 class WaitingJobs(Generic[W]):
@@ -81,11 +86,12 @@ class WaitingJobs(Generic[W]):
         job.place = self._next_place
         self._count += 1
         self._entries += 1
+        line = self._line_of(job.site)
         if rest_until:
+            line.resting += 1
             heappush(self._resting, (min(rest_until, job.deadline), -job.place, job))
             job.place = -job.place
             return
-        line = self._line_of(job.site)
         if not line.count:
             # Who comes back does not collect what was not used meanwhile.
             line.clock = max(line.clock, self._clock)
@@ -97,10 +103,13 @@ class WaitingJobs(Generic[W]):
         """Take a job out, wherever it is; nothing happens when it does not wait."""
         if not job.place:
             return
-        if job.place > 0:
-            line = self._lines[job.site]
+        line = self._lines[job.site]
+        if job.place < 0:
+            line.resting -= 1
+        else:
             line.count -= 1
             if not line.count:
+                line.was_drained = True
                 del self._waiting_lines[line.site]
         job.place = 0
         self._count -= 1
@@ -124,30 +133,37 @@ class WaitingJobs(Generic[W]):
     def served(self, job: W, now: float) -> None:
         """A node has taken a job that was removed: its site's turn is used, and shows the pace."""
         line = self._lines[job.site]
+        for other in self._waiting_lines.values():
+            # It was passed over: what it could not use does not add up, or it would go before all others later.
+            other.clock = max(other.clock, line.clock)
         self._clock = max(self._clock, line.clock)
         line.clock += line.stride
-        if now - line.last_taken < PACE_MEMORY_S:
-            took_s = now - line.last_taken
-            line.pace_s = line.pace_s + (took_s - line.pace_s) * PACE_WEIGHT if line.pace_s else took_s
-        else:
+        took_s = now - line.last_taken
+        if took_s >= PACE_MEMORY_S:
             line.pace_s = 0.0
-        line.last_taken = now if line.count else -NEVER
+        elif not line.was_drained:
+            line.pace_s = line.pace_s + (took_s - line.pace_s) * PACE_WEIGHT if line.pace_s else took_s
+        line.last_taken = now
+        line.was_drained = not line.count
 
     def expected_wait_s(self, site: str, now: float) -> float:
         """How long one more job of the site would wait for its turn; 0 where nothing is known."""
         line = self._waiting_lines.get(site)
         if line is None or not line.pace_s:
             return 0.0
+        since_s = now - line.last_taken
+        if line.was_drained:
+            return (line.count + 1) * line.pace_s if since_s < PACE_MEMORY_S else 0.0
         # A line that has come to a stop is slower than its pace was.
-        pace_s = max(line.pace_s, (now - line.last_taken) / 4) if line.last_taken > -NEVER else line.pace_s
-        return (line.count + 1) * pace_s
+        return (line.count + 1) * max(line.pace_s, since_s / 4)
 
     def newest_of_longest(self, site: str) -> W | None:
         """Who must go so that one of `site` may wait: a late one of the longest line; None: the new one itself."""
-        longest = max(self._waiting_lines.values(), key=_need_of, default=None)
-        mine = self._waiting_lines.get(site)
-        if longest is None or (mine is not None and _need_of(mine) >= _need_of(longest)):
+        longest = max(self._lines.values(), key=_need_of, default=None)
+        if longest is None or _need_of(self._line_of(site)) >= _need_of(longest):
             return None
+        if not longest.count:
+            return next(job for *_, job in reversed(self._resting) if job.place < 0 and job.site == longest.site)
         # A heap's end holds late ones; to find the very latest would take as long as the queue.
         late = [entry for heap in longest.heaps.values() for entry in heap[-LATE_ENTRIES:] if _is_alive(entry)]
         late = late or [entry for heap in longest.heaps.values() for entry in heap if _is_alive(entry)]
@@ -179,13 +195,19 @@ class WaitingJobs(Generic[W]):
         self._resting.clear()
         return jobs
 
-    def take_all(self) -> list[W]:
-        """Empty the queue."""
-        heaps = [heap for line in self._lines.values() for heap in line.heaps.values()]
+    def take_ready(self, is_wanted: Callable[[bytes], bool]) -> list[W]:
+        """Take out the ready jobs of the keys that are wanted."""
+        heaps = [
+            heap for line in self._waiting_lines.values() for ski, heap in line.heaps.items() if heap and is_wanted(ski)
+        ]
         jobs = [entry[2] for heap in heaps for entry in sorted(heap, key=_order_of) if _is_alive(entry)]
         for job in jobs:
             self.remove(job)
-        return jobs + self.take_resting()
+        return jobs
+
+    def take_all(self) -> list[W]:
+        """Empty the queue."""
+        return self.take_ready(lambda _ski: True) + self.take_resting()
 
     def has_ready(self) -> bool:
         """Whether a job waits for capacity alone."""
@@ -237,7 +259,7 @@ def _clock_of(line: _Line[W]) -> float:
 
 
 def _need_of(line: _Line[W]) -> float:
-    return line.count * line.stride
+    return (line.count + line.resting) * line.stride
 
 
 def _order_of(entry: tuple[float, int, W]) -> tuple[float, int]:
