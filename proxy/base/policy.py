@@ -35,6 +35,8 @@ class NodeAddress(Strict, frozen=True, kw_only=True):
     """Where it stands. A proxy prefers nodes of its own `routing.zone`."""
     weight: Annotated[float, Meta(ge=0.01, le=100)] = 1.0
     """Its share of the jobs beside other nodes that are as fast."""
+    backup: bool = False
+    """Asked only when no other node of the key has room."""
     state: NodeAdmin = "enabled"
     """"draining": no new jobs, links and probes stay. "disabled": not even a link."""
     capacity_per_s: Annotated[float, Meta(ge=0, le=10_000_000)] = 0.0
@@ -81,7 +83,7 @@ class RoutingPolicy(Strict, frozen=True, kw_only=True):
     """Requests one worker may have under way at a node that it does not know yet."""
     window_min: Annotated[int, Meta(ge=1, le=10_000)] = 2
     """The window of a node never shrinks below this; it grows up to `signing.max_in_flight_per_node`."""
-    window_tolerance: Annotated[float, Meta(ge=1.1, le=100)] = 2.0
+    window_tolerance: Annotated[float, Meta(ge=1.1, le=100)] = 3.0
     """A window shrinks when latency is this many times that of a node without a queue."""
     key_share: Share = 0.75
     """Share of a node's window that one key may take while others are in use; 1 is no bulkhead."""

@@ -32,7 +32,3 @@ class ShareBudget:
             return False
         self._tokens -= 1.0
         return True
-
-    def give_back(self) -> None:
-        """What was spent was not used."""
-        self._tokens = min(self._tokens + 1.0, self._burst)

@@ -21,6 +21,8 @@ GENERATION_SAMPLES = 64
 FEWEST_SAMPLES = 20
 """Below this a node's quantiles are not believed."""
 REFRESH_S = 0.25
+RISE = 0.3
+FALL = 0.05
 
 
 class PeakAverage:
@@ -37,11 +39,11 @@ class PeakAverage:
     def add(self, sample_s: float, now: float) -> None:
         """Take a sample in."""
         if sample_s >= self.value:
-            self.value = sample_s
+            self.value += (sample_s - self.value) * RISE if self.value else sample_s
         else:
             kept = exp((self._at - now) / self._memory_s) if now > self._at else 1.0
             # Ten answers within the memory count as much as the memory itself: a busy node is forgiven a single peak.
-            kept = min(kept, 0.95)
+            kept = min(kept, 1 - FALL)
             self.value = self.value * kept + sample_s * (1.0 - kept)
         self._at = now
 
@@ -147,7 +149,10 @@ class Usual:
         known: list[list[float]] = []
         for pace in self.paces:
             if pace.digest.count >= FEWEST_SAMPLES:
-                found = pace.digest.quantiles((0.5, min(self._quantile, 0.99), 0.99))
+                slow, slowest = self._quantile, 0.99
+                found = pace.digest.quantiles((0.5, min(slow, slowest), max(slow, slowest)))
+                if slow > slowest:
+                    found[1], found[2] = found[2], found[1]
                 pace.slowest_s = found[2]
                 known.append(found)
         if known:

@@ -82,6 +82,7 @@ class NodeSet:
             self._leaving[address.name] = address
         elif address.name in self._nodes:
             self._router.fleet.reweigh(address.name, address.weight)
+            self._nodes[address.name].weight = address.weight
         else:
             self._carry_out(self._router.add_node(address, time.monotonic()))
             self._nodes[address.name] = node = self._make(address)

@@ -63,10 +63,11 @@ class JobQueue:
     def _make_room(self, routed: RoutedJob) -> Refused:
         if not self.jobs.is_full:
             return []
+        waiting = len(self.jobs)
         victim = self.jobs.newest_of_longest(routed.site)
         if victim is not None:
             self.jobs.remove(victim)
-        return [(victim or routed, endings.queue_full(len(self.jobs)))]
+        return [(victim or routed, endings.queue_full(waiting))]
 
 
 def _is_among(refused: Refused, routed: RoutedJob) -> bool:

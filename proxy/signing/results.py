@@ -2,7 +2,7 @@
 
 A run of failures, or too large a share of them within a sliding window, takes a node (or one of its keys) out of
 rotation for a while. The while doubles each time it happens again soon, up to a bound, and starts small again once the
-node has been good for as long as it was last out.
+node has been good for as long as it was last out, and for as long as the window is.
 """
 
 from __future__ import annotations
@@ -72,10 +72,11 @@ class Results:
         return self.out_until
 
     def let_in(self, now: float) -> None:
-        """Its time is over: what it did before does not count any more."""
+        """Its time is over: what it did before does not count, but the first failure puts it out again."""
         self.out_until = 0.0
         self._returned_at = now
-        self._run = self._good = self._bad = 0
+        self._run = self._policy.eject_after - 1
+        self._good = self._bad = 0
         self._buckets.clear()
 
     def _roll(self, now: float) -> None:

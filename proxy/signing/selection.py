@@ -8,9 +8,9 @@ drawn of each side, and another zone's node must be better by the zone factor.
 Nodes are taken from the first of these ranks that has one with room; ranks 3 and 4 only where the ranks above are
 empty, because what hangs would cost every job that tries it an attempt's time:
 
-    1. in rotation, nothing against it
-    2. in rotation, its last answer was an error, or it is in rotation only because too many are out
-    3. in rotation, its last attempt timed out
+    1. in rotation; where its last answer was an error, it must be better by SUSPECT_PENALTY
+    2. in rotation, but a backup, or only because too many are out
+    3. in rotation, but its last attempt timed out
     4. out of rotation by results or probes, but with a link: better than no node at all
 """
 
@@ -29,6 +29,9 @@ from proxy.signing.window import Window
 
 DRAWS = 4
 """Nodes drawn before all are looked at."""
+SUSPECT_PENALTY = 3.0
+SICK = 3.0
+"""How many times as slow as without a queue a node may be before it counts double: it is not merely busy then."""
 LEAST_RAMP = 0.1
 """The share of its jobs with which a node comes back."""
 
@@ -44,9 +47,9 @@ class NodeLoad:
         "failed_ski",
         "failing_since",
         "in_flight",
+        "is_backup",
         "is_local",
         "is_paused",
-        "is_reluctant",
         "key_limit",
         "last_good",
         "limit",
@@ -55,6 +58,7 @@ class NodeLoad:
         "out_families",
         "paces",
         "rate",
+        "reluctant_families",
         "results",
         "returned_at",
         "suspect_until",
@@ -66,6 +70,7 @@ class NodeLoad:
         self.name = address.name
         self.weight = 1.0
         """Its share beside the heaviest node, which has 1; the router keeps it."""
+        self.is_backup = address.backup
         self.capacity_per_s = address.capacity_per_s
         """What the operator says of it; 0 where he says nothing."""
         self.is_local = not routing.zone or address.zone == routing.zone
@@ -87,8 +92,8 @@ class NodeLoad:
         """Since when it is ejected or probes fail; 0 where neither is so."""
         self.out_families: frozenset[KeyFamily] = frozenset()
         """It is out of rotation for keys of these."""
-        self.is_reluctant = False
-        """It should be out, but too many are."""
+        self.reluctant_families: frozenset[KeyFamily] = frozenset()
+        """It should be out for keys of these, but too many are."""
         self.is_paused = False
         """Every link's send buffer is full."""
         self.busy_until = 0.0
@@ -155,9 +160,9 @@ class Seat:
             return 5
         if self.results.out_until or (load.out_families and self.family in load.out_families):
             return 4
-        if now < self.suspect_until:
-            return 3 if self.suspect_is_hung else 2
-        return 2 if now < load.suspect_until or load.is_reluctant else 1
+        if now < self.suspect_until and self.suspect_is_hung:
+            return 3
+        return 2 if load.is_backup or self.family in load.reluctant_families else 1
 
     def __repr__(self) -> str:
         return f"Seat({self.ski.hex()[:8]} at {self.load!r})"
@@ -212,6 +217,8 @@ class BestOfTwo:
     def _best_of_two(self, seats: Sequence[Seat], now: float, avoid: Container[str]) -> Seat | None:
         """Of the first rank only; None where none was found by a few draws."""
         count = len(seats)
+        if not count:
+            return None
         first: Seat | None = None
         index = 0
         for _ in range(DRAWS):
@@ -258,5 +265,11 @@ class BestOfTwo:
 
     def _score(self, seat: Seat, now: float) -> float:
         """Likely seconds until an answer; lower is better."""
-        load = seat.load
-        return (load.in_flight / load.share_now(now, self._ramp_up_s) + 1.0) * seat.pace.expected_s(now)
+        load, pace = seat.load, seat.pace
+        latency_s = pace.expected_s(now)
+        sick_s = pace.base_s * SICK
+        if 0 < sick_s < latency_s:
+            latency_s *= latency_s / sick_s
+        if now < seat.suspect_until or now < load.suspect_until:
+            latency_s *= SUSPECT_PENALTY
+        return (load.in_flight / load.share_now(now, self._ramp_up_s) + 1.0) * latency_s

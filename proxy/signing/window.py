@@ -5,10 +5,11 @@ nobody can give them to another node or shed them. So the window grows while it 
 they do without a queue, and shrinks when they take `tolerance` times as long, when the node says busy, and when it does
 not answer. The window is judged in rounds of answers, because single ones scatter.
 
-What "without a queue" is, is learned for each kind of key: the lowest mean of a round, which rises again only by rounds
-in which the node had little from us. Where a smaller window made the node no quicker but gave fewer signatures, the
-node's answers have become slower for another reason (a longer way, for example): then the window goes back to what it
-was and the base is learned anew.
+What "without a queue" is, the base, is learned for each kind of key: the lowest mean of a round, which rises again only
+by rounds in which the node had little from us. Latency alone can't tell a queue from a slow node or a long way, but a
+smaller window can: where it gives fewer signatures there was no queue, so the window goes back to what it was and the
+base is learned anew; where it gives as many there was one. So a node that is at its limit is looked at with half the
+window: now and then, and soon when its answers take too long.
 """
 
 from __future__ import annotations
@@ -22,8 +23,16 @@ SHRINK_AT_MOST = 0.7
 AFTER_BUSY = 0.8
 AFTER_TIMEOUT = 0.5
 BASE_MEMORY_S = 30.0
-LOST_RATE = 0.85
-"""A smaller window that gives less than this share of the signatures was no queue's window."""
+LOOK_EVERY_S = 30.0
+"""How long a base is believed while the node is at its limit."""
+LOOK_SOON_S = 3.0
+"""How long it is believed while answers take too long by it."""
+LOOK_SAMPLES = 100
+"""Answers before and after, when rates are compared: they scatter more than means."""
+HELD_RATE = 0.95
+"""Half a window that gives this share of the signatures is still too large, perhaps by far."""
+LOWER_SAMPLES = 128
+"""A lower mean of so many answers is believed by half: the mean of few scatters, and the lowest of many is too low."""
 AT_LIMIT = 1.25
 """Latency, in bases, from which a full window shows that the node is at its limit."""
 
@@ -39,15 +48,19 @@ class Window:
         "_floor",
         "_initial",
         "_is_starting",
+        "_needed",
         "_next_cut",
         "_paces",
         "_peak",
+        "_proven_at",
         "_size",
+        "_skip",
         "_tolerance",
         "limit",
         "mean_s",
         "measured_at",
         "measured_per_s",
+        "strain",
     )
 
     def __init__(self, *, initial: int, floor: int, ceiling: int, tolerance: float) -> None:
@@ -59,6 +72,8 @@ class Window:
         self.measured_at = 0.0
         self.mean_s = 0.0
         """Mean latency of the last round; 0 before the first."""
+        self.strain = 1.0
+        """Latency of the last round, in bases: above 1 by as much as answers wait in the node."""
         self._size = float(self._initial)
         self.limit = self._initial
         """Requests that may be under way."""
@@ -66,18 +81,26 @@ class Window:
         self._next_cut = 0.0
         self._is_starting = True
         self._before: tuple[float, float] | None = None
-        self._count = self._peak = 0
+        """Size and rate before the window was made smaller, while it is not clear whether that was right."""
+        self._proven_at = float("-inf")
+        self._count = self._peak = self._skip = 0
+        self._needed = ROUND_SAMPLES
         self._began = 0.0
 
     def restart(self, now: float) -> None:
         """The node is back: begin as with a new one, but not wider than it was."""
         self._set(min(self._size, self._initial))
         self._is_starting = True
-        self._before = None
+        self._forget_before()
         self._begin_round(now)
 
     def answered(self, pace: Pace, took_s: float, under_way: int, now: float) -> bool:
         """An answer came; `under_way` counts it, too. Whether `limit` changed."""
+        if self._skip:
+            # It was sent with the window before this one.
+            self._skip -= 1
+            self._began = now
+            return False
         if not pace.round_count:
             self._paces.append(pace)
         pace.round_count += 1
@@ -85,7 +108,7 @@ class Window:
         self._count += 1
         if under_way > self._peak:
             self._peak = under_way
-        if self._count < ROUND_SAMPLES or self._count < self._size:
+        if self._count < self._needed or self._count < self._size:
             return False
         return self._end_round(now)
 
@@ -103,7 +126,7 @@ class Window:
             return False
         self._next_cut = now + (self.mean_s or 0.1)
         self._is_starting = False
-        self._before = None
+        self._forget_before()
         return self._set(size)
 
     def _end_round(self, now: float) -> bool:
@@ -114,11 +137,15 @@ class Window:
             mean_s = pace.round_total_s / pace.round_count
             strain += pace.round_count * (mean_s / pace.base_s if pace.base_s else 1.0)
             total_s += pace.round_total_s
-        strain /= self._count
+        self.strain = strain = strain / self._count
         self.mean_s = total_s / self._count
         rate = self._count / (now - self._began) if now > self._began else 0.0
-        if is_full and self._was_wrong_to_shrink(strain, rate):
-            changed = self._undo()
+        before = self._before
+        self._forget_before()
+        if not is_ours:
+            self._proven_at = now
+        if before is not None and is_full:
+            changed = self._compare(before, rate, now)
         else:
             self._learn_bases(now, is_ours=is_ours)
             changed = self._judge(strain, rate, now, is_full=is_full, is_ours=is_ours)
@@ -126,31 +153,53 @@ class Window:
         return changed
 
     def _judge(self, strain: float, rate: float, now: float, *, is_full: bool, is_ours: bool) -> bool:
+        is_at_limit = is_full and (strain >= AT_LIMIT or self._size >= self._ceiling)
         if is_full and strain >= AT_LIMIT:
             self._is_starting = False
             known = now - self.measured_at < BASE_MEMORY_S and self.measured_per_s
             self.measured_per_s = 0.7 * self.measured_per_s + 0.3 * rate if known else rate
             self.measured_at = now
-        if strain > self._tolerance and is_ours:
-            self._before = (self._size, rate) if is_full else None
+        is_slow = strain > self._tolerance and is_ours
+        if is_at_limit and now - self._proven_at > (LOOK_SOON_S if is_slow else LOOK_EVERY_S):
+            if self._count >= LOOK_SAMPLES:
+                return self._look(rate)
+            self._needed = LOOK_SAMPLES
+            return False
+        if is_slow and self._size <= self._floor:
+            self._learn_anew(now)
+        elif is_slow:
             return self._set(self._size * max(SHRINK_AT_MOST, self._tolerance / strain))
         if is_full and strain < (1.0 + self._tolerance) / 2:
             return self._set(self._size * 2 if self._is_starting else self._size + max(1.0, sqrt(self._size) / 2))
         return False
 
-    def _was_wrong_to_shrink(self, strain: float, rate: float) -> bool:
-        before, self._before = self._before, None
-        if before is None or strain < self._tolerance * 0.9 or rate >= before[1] * LOST_RATE:
-            return False
-        self._before = before
-        return True
+    def _look(self, rate: float) -> bool:
+        """Halve it, and see what becomes of the rate."""
+        self._before, self._needed, self._skip = (self._size, rate), LOOK_SAMPLES, self.limit
+        return self._set(self._size / 2)
 
-    def _undo(self) -> bool:
-        assert self._before is not None
-        size, self._before = self._before[0], None
+    def _compare(self, before: tuple[float, float], rate: float, now: float) -> bool:
+        """Half the window was full for a round: what did it give?"""
+        size_before, rate_before = before
+        if rate < rate_before * (1.0 + self._size / size_before) / 2:
+            self._learn_anew(now)
+            return self._set(size_before)
+        for pace in self._paces:
+            mean_s = pace.round_total_s / pace.round_count
+            pace.base_s = min(pace.base_s or mean_s, mean_s)
+        if rate >= rate_before * HELD_RATE and self._size > self._floor:
+            return self._look(rate)
+        self._proven_at = now
+        return False
+
+    def _learn_anew(self, now: float) -> None:
+        """There was no queue in this round."""
+        self._proven_at = now
         for pace in self._paces:
             pace.base_s = pace.round_total_s / pace.round_count
-        return self._set(size)
+
+    def _forget_before(self) -> None:
+        self._before, self._needed, self._skip = None, ROUND_SAMPLES, 0
 
     def _learn_bases(self, now: float, *, is_ours: bool) -> None:
         drift = min(1.0, (now - self._began) / BASE_MEMORY_S)
@@ -159,8 +208,7 @@ class Window:
             if not pace.base_s:
                 pace.base_s = mean_s
             elif mean_s < pace.base_s:
-                # Half way: the mean of a few scatters, and the lowest of many is too low.
-                pace.base_s += (mean_s - pace.base_s) * 0.5
+                pace.base_s += (mean_s - pace.base_s) * min(0.5, pace.round_count / LOWER_SAMPLES / 2)
             elif not is_ours:
                 pace.base_s += (mean_s - pace.base_s) * drift
 
