@@ -272,6 +272,7 @@ class Simulation:
         """A node that drains got a request."""
         if request.attempt.wire is not None:
             request.attempt.wire = None
+            request.node.said_draining()
             self._failed(request.attempt, SigningReason.DRAINING, None)
 
     def _failed(self, attempt: Attempt, reason: SigningReason, retry_after_s: float | None) -> None:

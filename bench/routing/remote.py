@@ -141,6 +141,7 @@ class Remote:
         skis = [site.ski for site in self._held] if self.spec.lists_keys else None
         self._sim.carry_out(self._sim.router.on_keys(self.name, skis, now))
         self._watch.link(is_open=True)
+        self._watch.is_draining = self._is_draining
         self._tell()
         self._prober += 1
         self._probe(self._prober)
@@ -172,6 +173,12 @@ class Remote:
             self._tell()
             self._prober += 1
             self._probe(self._prober)
+
+    def said_draining(self) -> None:
+        """The node takes no new requests, and has said so."""
+        if self._watch.has_link and not self._watch.is_draining:
+            self._watch.is_draining = True
+            self._tell()
 
     # probes
 
@@ -234,7 +241,8 @@ class Remote:
         elif act is Act.HANG_KEY:
             self._hung.add(incident.key)
         elif act is Act.DRAIN:
-            self._drain()
+            self._is_draining = True
+            self.said_draining()
         elif act is Act.REMOVE:
             self._remove()
 
@@ -268,11 +276,6 @@ class Remote:
     def _unacknowledged(self, since: float) -> None:
         if self._is_dark and self._dark_since == since:
             self._lose()
-
-    def _drain(self) -> None:
-        self._is_draining = True
-        self._watch.is_draining = True
-        self._tell()
 
     def _remove(self) -> None:
         now = self._sim.now

@@ -18,7 +18,7 @@ from hsm.wire.schemes import KeyType
 
 P256, RSA = KeyType.P256, KeyType.RSA_2048
 HSM1, HSM2M = "cloudhsm-hsm1", "cloudhsm-hsm2m"
-FAULT_AT, SETTLED_AT, WELL_AT, END = 5.0, 7.0, 20.0, 30.0
+FAULT_AT, SETTLED_AT, WELL_AT, END = 5.0, 7.0, 14.0, 23.0
 """Seconds: the fault begins, routing should have adapted, the fault ends, the last handshake comes."""
 Says = Callable[[Simulation], str]
 Span = tuple[float, float]
@@ -122,11 +122,12 @@ def _fault(kind: FaultKind, **changes: object) -> list[Incident]:
 NO_HEDGE = OURS.with_routing("ours, no hedging", hedge_share=0.0)
 
 
-def slow(profile: str = HSM2M, *, end: float = END) -> Scenario:
+def slow(profile: str = HSM2M, *, load: float = 0.5, end: float = END) -> Scenario:
     """One node becomes ten times slower."""
-    title = "one node 10x slower"
+    title = f"one node 10x slower, {load:.0%} of 3C offered"
+    fault, policies = _fault(FaultKind.SLOW), (*POLICIES, NO_HEDGE)
     return replace(
-        _one_node("slow", title, _fault(FaultKind.SLOW), profile=profile, policies=(*POLICIES, NO_HEDGE), end=end),
+        _one_node(f"slow-{load * 100:.0f}", title, fault, profile=profile, load=load, policies=policies, end=end),
         span=(SETTLED_AT, min(WELL_AT, end)),
     )
 
@@ -135,7 +136,7 @@ def faults(profile: str = HSM2M, *, end: float = END) -> list[Scenario]:
     """Every way in which one node of three can be bad, at 60 % of their joint capacity."""
     act = Act
     one_node = partial(_one_node, profile=profile, end=end)
-    flaps = [Incident(FAULT_AT + 2 * i, "node-1", act.KILL, FAULT_AT + 2 * i + 1) for i in range(7)]
+    flaps = [Incident(FAULT_AT + 2 * i, "node-1", act.KILL, FAULT_AT + 2 * i + 1) for i in range(5)]
 
     def single(kind: Act, until: float | None = WELL_AT, key: str = "") -> list[Incident]:
         return [Incident(FAULT_AT, "node-1", kind, until, key=key)]
@@ -171,7 +172,7 @@ def key_hang(profile: str = HSM2M, *, end: float = END) -> Scenario:
     return replace(base, setting=replace(base.setting, sites=sites), sites=("bad",), says=says)
 
 
-def lonely_key(profile: str = HSM2M, *, end: float = WELL_AT) -> Scenario:
+def lonely_key(profile: str = HSM2M, *, end: float = 15.0) -> Scenario:
     """Two sites; the key of one is on a node that hangs, and nowhere else."""
     total = 3 * capacity(profile)
     nodes = [replace(node, lacks=frozenset({"lonely"} if node.name != "node-1" else ())) for node in nodes_of(profile)]
@@ -293,7 +294,7 @@ def everything(*, quick: bool = False) -> list[Scenario]:
         for factor in (0.9, 2.0)
     ]
     profile = HSM1 if quick else HSM2M
-    found += [slow(profile), lonely_key(profile), *faults(profile)]
+    found += [slow(profile, load=0.5), slow(profile, load=0.6), lonely_key(profile), *faults(profile)]
     found += [many_nodes(count=16 if quick else 64), zones(), weights(), all_down(profile), flood(profile)]
     return found if quick else [*found, million()]
 
