@@ -74,8 +74,8 @@ def nodes_in(source: DiscoverySource, records: Iterable[Record]) -> list[FoundNo
     """The nodes that records stand for, by priority and address; each once.
 
     Addresses that no node can have (0.0.0.0, multicast, port 0) are passed over: name servers that filter give them.
-    Records of a priority behind the best one become nodes of the smallest weight: they have links and are probed, but
-    are asked only where no better one can take a job.
+    Records of a priority behind the best one become backups: they have links and are probed, but are asked only where
+    no better one can take a job.
     """
     best: dict[Key, Record] = {}
     for record in records:
@@ -85,11 +85,13 @@ def nodes_in(source: DiscoverySource, records: Iterable[Record]) -> list[FoundNo
     if not best:
         return []
     first = min(record.priority for record in best.values())
-    heaviest = max(record.weight for record in best.values() if record.priority == first)
+    heaviest: dict[int, int] = {}
+    for record in best.values():
+        heaviest[record.priority] = max(record.weight, heaviest.get(record.priority, 0))
     found = []
     for key, record in best.items():
-        share = _share(record.weight, heaviest) if record.priority == first else 0.0
-        found.append(_found(source, key, record, share))
+        share = _share(record.weight, heaviest[record.priority])
+        found.append(_found(source, key, record, share, is_backup=record.priority != first))
     return sorted(found, key=lambda each: (each.priority, each.key))
 
 
@@ -129,7 +131,7 @@ def _share(weight: int, heaviest: int) -> float:
     return weight / heaviest if heaviest else 1.0
 
 
-def _found(source: DiscoverySource, key: Key, record: Record, share: float) -> FoundNode:
+def _found(source: DiscoverySource, key: Key, record: Record, share: float, *, is_backup: bool) -> FoundNode:
     host = (record.target or source.record).removesuffix(".").lower()
     node = NodeAddress(
         name=node_name(source.name, key),
@@ -137,6 +139,7 @@ def _found(source: DiscoverySource, key: Key, record: Record, share: float) -> F
         server_name=source.server_name or host,
         zone=source.zone,
         weight=min(MAX_WEIGHT, max(MIN_WEIGHT, round(source.weight * share, 4))),
+        backup=is_backup,
         capacity_per_s=source.capacity_per_s,
     )
     return FoundNode(key, node, record.question, host, record.priority)

@@ -100,9 +100,10 @@ class Fleet:
         self._weigh()
         self._settle(now)
 
-    def reweigh(self, node: str, weight: float) -> None:
-        """The node's share is another now."""
-        self._weights[node] = weight
+    def reweigh(self, address: NodeAddress) -> None:
+        """The node's share is another now, or it is a backup or none any more."""
+        self._weights[address.name] = address.weight
+        self.loads[address.name].is_backup = address.backup
         self._weigh()
 
     def seats_of(self, ski: bytes, now: float) -> Seats:
@@ -241,7 +242,7 @@ class Fleet:
             _, _, load, seat = heappop(self._returns)
             (seat or load).results.let_in(now)
             if seat is None:
-                self._forgive_keys(load, now)
+                self._forgive_keys(load)
                 self._begin_again(load, now)
             commands.append(NodeReturned(load.name, seat.ski if seat else b""))
         self._settle(now)
@@ -314,11 +315,11 @@ class Fleet:
         share = self._routing.key_share if self._is_shared else 1.0
         load.key_limit = max(1, int(load.limit * share))
 
-    def _forgive_keys(self, load: NodeLoad, now: float) -> None:
+    def _forgive_keys(self, load: NodeLoad) -> None:
         """What a node's keys did before it was out is the node's, and paid for; keys that are out stay so."""
         for seat in self._known.values():
             if seat.load is load and not seat.results.out_until:
-                seat.results.let_in(now)
+                seat.results.forget()
 
     def _begin_again(self, load: NodeLoad, now: float) -> None:
         """A node is back: small window, small share. The first time it is not *back*."""

@@ -81,7 +81,7 @@ class NodeSet:
         if address.name in self._leaving:
             self._leaving[address.name] = address
         elif address.name in self._nodes:
-            self._router.fleet.reweigh(address.name, address.weight)
+            self._router.fleet.reweigh(address)
             self._nodes[address.name].weight = address.weight
         else:
             self._carry_out(self._router.add_node(address, time.monotonic()))

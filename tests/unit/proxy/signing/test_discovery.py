@@ -69,9 +69,9 @@ def test_weights_are_shares_of_the_heaviest() -> None:
 
 def test_a_priority_behind_the_best_is_for_need_only() -> None:
     records = [srv("10.0.0.1", "spare", priority=20, weight=100), srv("10.0.0.2", "first", priority=10, weight=1)]
-    assert [(each.host, each.node.weight) for each in nodes_in(SRV, records)] == [("first", 1.0), ("spare", 0.01)]
+    assert [(each.host, each.node.backup) for each in nodes_in(SRV, records)] == [("first", False), ("spare", True)]
     (alone,) = nodes_in(SRV, records[:1])
-    assert alone.node.weight == 1.0
+    assert not alone.node.backup
 
 
 def test_of_two_records_of_one_address_the_better_counts() -> None:

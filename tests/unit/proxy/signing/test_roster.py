@@ -150,9 +150,9 @@ def test_another_host_behind_an_address_is_another_node() -> None:
 def test_when_the_best_priority_is_gone_the_next_takes_its_place() -> None:
     roster = Roster([SRV], [])
     roster.answered("srv", service((1, "a", 10, 0), (2, "b", 20, 0)))
-    assert [node.weight for node in roster.nodes] == [1.0, 0.01]
+    assert [node.backup for node in roster.nodes] == [False, True]
     change = roster.answered("srv", service((2, "b", 20, 0)))
-    assert [(node.name, node.weight) for node in change.added] == [("srv-10.0.0.2-7", 1.0)]
+    assert [(node.name, node.backup) for node in change.added] == [("srv-10.0.0.2-7", False)]
 
 
 LAST = st.lists(st.integers(1, 8), max_size=6, unique=True)
