@@ -75,8 +75,12 @@ class Results:
         """Its time is over: what it did before does not count, but the first failure puts it out again."""
         self.out_until = 0.0
         self._returned_at = now
+        self.forget()
         self._run = self._policy.eject_after - 1
-        self._good = self._bad = 0
+
+    def forget(self) -> None:
+        """What it did does not count any more."""
+        self._run = self._good = self._bad = 0
         self._buckets.clear()
 
     def _roll(self, now: float) -> None:

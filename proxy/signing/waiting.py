@@ -55,7 +55,7 @@ class _Line(Generic[W]):
         self.pace_s = 0.0
         self.last_taken = -NEVER
         self.was_drained = True
-        """Nobody waited after the last job was taken, so the time since then is no sign of the pace."""
+        """Nobody waited for a time after the last job was taken, so the time since then is no sign of the pace."""
 
 
 class WaitingJobs(Generic[W]):
@@ -95,6 +95,7 @@ class WaitingJobs(Generic[W]):
         if not line.count:
             # Who comes back does not collect what was not used meanwhile.
             line.clock = max(line.clock, self._clock)
+            line.was_drained = True
             self._waiting_lines[line.site] = line
         line.count += 1
         heappush(line.heaps.setdefault(job.ski, []), (job.deadline, job.place, job))
@@ -109,7 +110,6 @@ class WaitingJobs(Generic[W]):
         else:
             line.count -= 1
             if not line.count:
-                line.was_drained = True
                 del self._waiting_lines[line.site]
         job.place = 0
         self._count -= 1
@@ -144,7 +144,7 @@ class WaitingJobs(Generic[W]):
         elif not line.was_drained:
             line.pace_s = line.pace_s + (took_s - line.pace_s) * PACE_WEIGHT if line.pace_s else took_s
         line.last_taken = now
-        line.was_drained = not line.count
+        line.was_drained = False
 
     def expected_wait_s(self, site: str, now: float) -> float:
         """How long one more job of the site would wait for its turn; 0 where nothing is known."""

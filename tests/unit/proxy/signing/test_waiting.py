@@ -1,13 +1,16 @@
-"""The bounded queue, against a list that does the same slowly."""
+"""The bounded, fair queue, against a list that does the same slowly."""
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
-from hypothesis import given
+import pytest
+from hypothesis import settings
 from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from proxy.signing.waiting import NEVER, SWEEP_FROM, WaitingJobs
+from proxy.signing.waiting import NEVER, PACE_MEMORY_S, SWEEP_FROM, WaitingJobs
 
 A, B = b"a" * 20, b"b" * 20
 
@@ -16,15 +19,39 @@ A, B = b"a" * 20, b"b" * 20
 class Job:
     ski: bytes
     deadline: float
+    site: str = "x"
     place: int = 0
 
 
+Queue = WaitingJobs[Job]
+
+
+def add(queue: Queue, count: int, site: str = "x", ski: bytes = A, deadline: float = 1e6) -> list[Job]:
+    jobs = [Job(ski, deadline + number, site) for number in range(count)]
+    for job in jobs:
+        queue.add(job)
+    return jobs
+
+
+def take(queue: Queue, now: float = 0.0, but: str = "") -> Job | None:
+    """Give one job to a node, as the router does; keys of the site `but` are not wanted."""
+    job = queue.first_ready(lambda ski: ski != but.encode())
+    if job is not None:
+        queue.remove(job)
+        queue.served(job, now)
+    return job
+
+
+def any_key(_ski: bytes) -> bool:
+    return True
+
+
 def test_ready_jobs_come_in_the_order_of_their_deadlines_among_the_wanted_keys() -> None:
-    queue: WaitingJobs[Job] = WaitingJobs(10)
+    queue: Queue = WaitingJobs(10)
     late, soon, other = Job(A, 3.0), Job(A, 2.0), Job(B, 1.0)
     for job in (late, soon, other):
         queue.add(job)
-    assert queue.first_ready(lambda _ski: True) is other
+    assert queue.first_ready(any_key) is other
     assert queue.first_ready(lambda ski: ski == A) is soon
     queue.remove(soon)
     assert queue.first_ready(lambda ski: ski == A) is late
@@ -32,7 +59,7 @@ def test_ready_jobs_come_in_the_order_of_their_deadlines_among_the_wanted_keys()
 
 
 def test_a_rest_ends_at_its_time_or_at_the_deadline() -> None:
-    queue: WaitingJobs[Job] = WaitingJobs(10)
+    queue: Queue = WaitingJobs(10)
     rested, dying = Job(A, 9.0), Job(A, 2.0)
     queue.add(rested, rest_until=3.0)
     queue.add(dying, rest_until=5.0)
@@ -43,17 +70,8 @@ def test_a_rest_ends_at_its_time_or_at_the_deadline() -> None:
     assert (len(queue), queue.next_time()) == (0, NEVER)
 
 
-def test_expired_jobs_are_taken_out() -> None:
-    queue: WaitingJobs[Job] = WaitingJobs(10)
-    jobs = [Job(A, 1.0), Job(B, 2.0), Job(A, 3.0)]
-    for job in jobs:
-        queue.add(job)
-    assert list(queue.take_expired(2.0)) == jobs[:2]
-    assert len(queue) == 1
-
-
 def test_it_is_full_at_its_limit() -> None:
-    queue: WaitingJobs[Job] = WaitingJobs(2)
+    queue: Queue = WaitingJobs(2)
     job = Job(A, 1.0)
     queue.add(job)
     queue.add(Job(A, 1.0), rest_until=0.5)
@@ -64,46 +82,228 @@ def test_it_is_full_at_its_limit() -> None:
 
 
 def test_jobs_that_left_do_not_fill_memory() -> None:
-    queue: WaitingJobs[Job] = WaitingJobs(100)
+    queue: Queue = WaitingJobs(100)
     for number in range(10_000):
         job = Job(A if number % 2 else B, float(number))
         queue.add(job, rest_until=float(number) if number % 3 else 0.0)
         queue.remove(job)
-    entries = len(queue._resting) + sum(len(heap) for heap in queue._ready.values())
+    entries = len(queue._resting) + sum(len(heap) for line in queue._lines.values() for heap in line.heaps.values())
     assert entries <= SWEEP_FROM + 1
     assert len(queue) == 0
 
 
-Step = tuple[str, int, float]
+@pytest.mark.parametrize("weights", [{}, {"x": 3.0}, {"x": 0.5, "y": 2.0}])
+def test_backlogged_sites_take_turns_by_weight_whatever_their_backlog(weights: dict[str, float]) -> None:
+    queue: Queue = WaitingJobs(10_000, weights)
+    for site, count in (("x", 1000), ("y", 2000), ("z", 5000)):
+        add(queue, count, site)
+    for _ in range(600):
+        take(queue)
+    served = Counter(dict.fromkeys("xyz", 0))
+    for _ in range(600):
+        served[str(getattr(take(queue), "site", ""))] += 1
+    total = sum(weights.get(site, 1.0) for site in "xyz")
+    for site in "xyz":
+        assert served[site] == pytest.approx(600 * weights.get(site, 1.0) / total, abs=4)
 
 
-@given(
-    st.lists(
-        st.tuples(
-            st.sampled_from(["ready", "rest", "remove", "time", "wake", "all"]), st.integers(0, 9), st.floats(0, 10)
-        )
+def test_a_flood_of_one_site_does_not_delay_another() -> None:
+    queue: Queue = WaitingJobs(10_000)
+    add(queue, 5000, "flood", deadline=1.0)
+    for _ in range(1000):
+        take(queue)
+    (job,) = add(queue, 1, "quiet")
+    assert job in [take(queue) for _ in range(2)]
+
+
+def test_who_comes_back_does_not_collect_what_was_not_used() -> None:
+    queue: Queue = WaitingJobs(10_000)
+    add(queue, 1, "y")
+    add(queue, 3000, "x")
+    for _ in range(1000):
+        take(queue)
+    add(queue, 1000, "y")
+    served = Counter(str(getattr(take(queue), "site", "")) for _ in range(100))
+    assert abs(served["x"] - served["y"]) <= 2
+
+
+def test_a_site_whose_nodes_were_full_does_not_go_before_all_others_afterwards() -> None:
+    queue: Queue = WaitingJobs(10_000)
+    add(queue, 2000, "hung", b"hung")
+    add(queue, 2000, "good", b"good")
+    assert {getattr(take(queue, but="hung"), "site", "") for _ in range(1000)} == {"good"}
+    served = Counter(str(getattr(take(queue), "site", "")) for _ in range(100))
+    assert abs(served["hung"] - served["good"]) <= 2
+
+
+def drain(queue: Queue, count: int, every_s: float, now: float) -> float:
+    for _ in range(count):
+        now += every_s
+        take(queue, now)
+    return now
+
+
+def test_the_expected_wait_is_that_of_the_site_at_its_pace() -> None:
+    queue: Queue = WaitingJobs(1000)
+    add(queue, 150, "x")
+    assert queue.expected_wait_s("x", 0.0) == 0.0
+    now = drain(queue, 50, 0.01, 100.0)
+    assert queue.expected_wait_s("x", now) == pytest.approx(101 * 0.01)
+    assert queue.expected_wait_s("other", now) == 0.0
+
+
+def test_a_line_that_has_stopped_is_expected_to_be_slower() -> None:
+    queue: Queue = WaitingJobs(1000)
+    add(queue, 150, "x")
+    now = drain(queue, 50, 0.01, 100.0)
+    waits = [queue.expected_wait_s("x", now + since) for since in (0.0, 0.1, 1.0, 10.0)]
+    assert waits == sorted(waits)
+    assert waits[-1] > 100 * waits[0]
+
+
+def test_a_pace_outlives_an_empty_line_but_not_for_long() -> None:
+    queue: Queue = WaitingJobs(1000)
+    add(queue, 20, "x")
+    now = drain(queue, 20, 0.5, 100.0)
+    add(queue, 9, "x")
+    assert queue.expected_wait_s("x", now + PACE_MEMORY_S / 2) == pytest.approx(10 * 0.5)
+    assert queue.expected_wait_s("x", now + PACE_MEMORY_S) == 0.0
+    take(queue, now + 100.0)
+    assert queue.expected_wait_s("x", now + 100.0) == 0.0
+
+
+def test_times_without_a_line_are_no_pace() -> None:
+    queue: Queue = WaitingJobs(1000)
+    now = 100.0
+    for _ in range(20):
+        add(queue, 2, "x")
+        now = drain(queue, 2, 0.01, now + 1.0)
+    add(queue, 9, "x")
+    assert queue.expected_wait_s("x", now) == pytest.approx(10 * 0.01)
+
+
+def test_a_late_job_of_the_site_with_most_by_weight_goes() -> None:
+    queue: Queue = WaitingJobs(1000, {"big": 10.0})
+    big, small = add(queue, 50, "big"), add(queue, 20, "small")
+    victim = queue.newest_of_longest("other")
+    assert victim in small[10:]
+    assert queue.newest_of_longest("big") in small[10:]
+    assert queue.newest_of_longest("small") is None
+    assert all(job.place for job in big + small), "it is only named, not taken out"
+
+
+def test_jobs_that_rest_count_too_so_that_a_site_without_nodes_cannot_fill_the_queue() -> None:
+    queue: Queue = WaitingJobs(100)
+    resting = [Job(A, 1e6, "down") for _ in range(90)]
+    for number, job in enumerate(resting):
+        queue.add(job, rest_until=10.0 + number)
+    ready = add(queue, 10, "good", B)
+    assert queue.newest_of_longest("good") in resting[20:]
+    assert queue.newest_of_longest("down") is None
+    for job in resting:
+        queue.remove(job)
+    assert queue.newest_of_longest("down") in ready
+
+
+class QueueMachine(RuleBasedStateMachine):
+    """Whatever happens, the queue holds what a plain list would hold."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.queue: Queue = WaitingJobs(30, {"x": 2.0})
+        self.ready: list[Job] = []
+        self.resting: list[tuple[float, Job]] = []
+        self.now = 10.0
+
+    @property
+    def held(self) -> list[Job]:
+        return self.ready + [job for _, job in self.resting]
+
+    def forget(self, gone: list[Job]) -> None:
+        assert len(set(map(id, gone))) == len(gone)
+        assert all(job in self.held for job in gone)
+        assert not any(job.place for job in gone)
+        self.ready = [job for job in self.ready if job not in gone]
+        self.resting = [(until, job) for until, job in self.resting if job not in gone]
+
+    @rule(
+        site=st.sampled_from("xyz"), ski=st.sampled_from([A, B]), span=st.floats(0, 9), rest=st.floats(0, 9) | st.none()
     )
-)
-def test_it_holds_what_a_plain_list_would_hold(steps: list[Step]) -> None:
-    queue: WaitingJobs[Job] = WaitingJobs(1000)
-    held: list[Job] = []
-    for what, number, time in steps:
-        if what in ("ready", "rest"):
-            job = Job(bytes([number]) * 20, time)
-            queue.add(job, rest_until=time / 2 if what == "rest" else 0.0)
-            held.append(job)
-        elif what == "remove" and held:
-            queue.remove(held.pop(number % len(held)))
-        elif what == "time":
-            taken = [*queue.take_expired(time), *queue.take_rested(time)]
-            assert all(job.place == 0 for job in taken)
-            held = [job for job in held if job not in taken]
-            assert queue.next_time() > time
-        elif what == "wake":
-            taken = queue.take_resting()
-            held = [job for job in held if job not in taken]
-        elif what == "all":
-            assert set(map(id, queue.take_all())) == set(map(id, held))
-            held = []
-        assert len(queue) == len(held)
-        assert all(job.place for job in held)
+    def add(self, site: str, ski: bytes, span: float, rest: float | None) -> None:
+        job = Job(ski, self.now + span, site)
+        if self.queue.is_full:
+            self.make_room(site)
+        if self.queue.is_full:
+            return
+        if rest is None:
+            self.queue.add(job)
+            self.ready.append(job)
+        else:
+            self.queue.add(job, rest_until=self.now + rest)
+            self.resting.append((min(self.now + rest, job.deadline), job))
+
+    def make_room(self, site: str) -> None:
+        need = Counter(dict.fromkeys("xyz", 0.0))
+        for job in self.held:
+            need[job.site] += 0.5 if job.site == "x" else 1.0
+        victim = self.queue.newest_of_longest(site)
+        assert (victim is None) is (need[site] >= max(need.values()))
+        if victim is not None:
+            assert need[victim.site] == max(need.values())
+            self.queue.remove(victim)
+            self.forget([victim])
+
+    @precondition(lambda self: self.held)
+    @rule(data=st.data())
+    def leave(self, data: st.DataObject) -> None:
+        job = data.draw(st.sampled_from(self.held))
+        self.queue.remove(job)
+        self.forget([job])
+
+    @rule(wanted=st.sampled_from([A + B, A, B]))
+    def serve(self, wanted: bytes) -> None:
+        job = self.queue.first_ready(lambda ski: ski in wanted)
+        rivals = [each for each in self.ready if each.ski in wanted]
+        assert (job is None) is (not rivals)
+        if job is not None:
+            assert job.deadline == min(each.deadline for each in rivals if each.site == job.site)
+            self.queue.remove(job)
+            self.queue.served(job, self.now)
+            self.forget([job])
+
+    @rule(span=st.floats(0, 5))
+    def wait(self, span: float) -> None:
+        self.now += span
+        due = [job for job in self.ready if job.deadline <= self.now]
+        rested = [job for until, job in self.resting if until <= self.now]
+        expired = list(self.queue.take_expired(self.now))
+        assert set(map(id, expired)) == set(map(id, due))
+        woken = list(self.queue.take_rested(self.now))
+        assert set(map(id, woken)) == set(map(id, rested))
+        self.forget(expired + woken)
+
+    @rule()
+    def wake(self) -> None:
+        woken = self.queue.take_resting()
+        assert set(map(id, woken)) == {id(job) for _, job in self.resting}
+        self.forget(woken)
+
+    @rule(ski=st.sampled_from([A, B, None]))
+    def take(self, ski: bytes | None) -> None:
+        wanted = self.held if ski is None else [job for job in self.ready if job.ski == ski]
+        taken = self.queue.take_all() if ski is None else self.queue.take_ready(lambda each: each == ski)
+        assert set(map(id, taken)) == set(map(id, wanted))
+        self.forget(taken)
+
+    @invariant()
+    def counts_and_times_agree(self) -> None:
+        assert len(self.queue) == len(self.held) <= 30
+        assert all(job.place for job in self.held)
+        assert self.queue.has_ready() is bool(self.ready)
+        times = [job.deadline for job in self.ready] + [until for until, _ in self.resting]
+        assert self.queue.next_time() == min(times, default=NEVER)
+        assert all(self.queue.expected_wait_s(site, self.now) >= 0 for site in "xyz")
+
+
+TestQueueMachine = QueueMachine.TestCase
+TestQueueMachine.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
