@@ -171,6 +171,7 @@ class RouterPlay:
         """One job after another is signed in `took_s` by whoever is asked; when the last one was."""
         for _ in range(count):
             self.job(at=at, ski=ski)
+            self.forget_last()
             attempt = self.jobs[-1].attempt
             assert attempt is not None
             at += took_s
@@ -241,7 +242,7 @@ class RouterPlay:
     def time(self, *, at: float) -> Outcome:
         """The router's timer fires; it must have been set for `at`."""
         due = self.router.next_time(at - 1e-6)
-        assert abs(due - at) < 1e-9, f"the timer is set for {due}"
+        assert abs(due - at) < 1e-6, f"the timer is set for {due}"
         return self._outcome(self.router.on_time(due))
 
     def next_time(self, now: float) -> tuple[float, Outcome]:
@@ -256,6 +257,10 @@ class RouterPlay:
     def abandon(self) -> Outcome:
         """The proxy has waited long enough."""
         return self._outcome(self.router.abandon())
+
+    def forget_last(self) -> None:
+        """What was commanded last is no matter."""
+        self._last = None
 
     def _oldest(self, node: str) -> Attempt:
         attempts = self.attempts[node] = [attempt for attempt in self.attempts[node] if not attempt.is_over]

@@ -1,4 +1,4 @@
-"""The router's decisions, as transcripts."""
+"""The router's decisions about one job after another, as transcripts."""
 
 from __future__ import annotations
 
@@ -6,26 +6,44 @@ from random import Random
 
 import pytest
 
+from hsm.wire.schemes import KeyFamily, KeyType
 from proxy.base.errors import SigningReason
-from proxy.signing.router import BUSY_MAX_S, BUSY_MIN_S
+from proxy.signing.fleet import BUSY_MAX_S, BUSY_MIN_S, CALM_STEP_S, SUSPECT_S
+from proxy.signing.waiting import NEVER
 from tests.support.play import OTHER_SKI, SKI, RouterPlay
 
 R = SigningReason
+NO_EJECTION = {"eject_after": 1000, "eject_volume": 1000}
+ONE_AT_A_TIME = {"max_in_flight_per_node": 1}
 
 
 def test_a_job_is_signed_by_the_node_that_was_asked() -> None:
-    play = RouterPlay(["a"])
+    play = RouterPlay(["a", "b"])
     play.job(at=0.0).sends_to("a")
     play.reply("a", at=0.1).finishes(by="a").nothing()
     assert play.router.active == play.router.waiting == 0
 
 
-def test_jobs_go_round_between_idle_nodes_and_then_to_the_least_loaded() -> None:
-    play = RouterPlay(["a", "b", "c"])
-    for node in "abcabc":
+def test_the_node_with_fewer_requests_under_way_is_asked() -> None:
+    play = RouterPlay(["a", "b"])
+    for node in "abab":
         play.job(at=0.0).sends_to(node)
     play.reply("b", at=0.1).finishes(by="b")
+    play.reply("b", at=0.1).finishes(by="b")
     play.job(at=0.1).sends_to("b")
+
+
+def test_the_node_that_answers_faster_is_asked() -> None:
+    play = RouterPlay(["a", "b"])
+    play.job(at=0.0).sends_to("a")
+    play.job(at=0.0).sends_to("b")
+    play.reply("b", at=0.01).finishes(by="b")
+    play.reply("a", at=0.1).finishes(by="a")
+    for _ in range(5):
+        play.job(at=0.1).sends_to("b")
+
+
+# what the end of an attempt means for the job and for the node
 
 
 def test_second_node_is_asked_when_the_first_is_busy() -> None:
@@ -89,14 +107,51 @@ def test_a_hung_node_costs_one_attempt_timeout() -> None:
     play.reply("b", at=1.1).finishes(by="b")
 
 
+def test_the_attempt_timeout_follows_what_is_usual() -> None:
+    play = RouterPlay(["a", "b"], attempt_timeout_s=1.0, routing={"hedge_share": 0.0})
+    at = play.learn(at=0.0, took_s=0.1)
+    play.job(at=at)
+    play.forget_last()
+    assert play.jobs[-1].attempt is not None
+    assert play.jobs[-1].attempt.deadline - at == pytest.approx(0.3, rel=0.1)
+
+
 def test_a_node_that_failed_is_suspect_and_asked_last_until_it_proves_itself() -> None:
     play = RouterPlay(["a", "b"], attempt_timeout_s=1.0)
     play.job(at=0.0).sends_to("a")
     play.timeout("a", at=1.0).sends_to("b")
-    play.job(at=1.0).sends_to("b")
-    play.job(at=1.0).sends_to("b")
-    play.router.on_proven("a")
+    for _ in range(5):
+        play.job(at=1.0).sends_to("b")
+    play.proven("a", at=1.0)
     play.job(at=1.0).sends_to("a")
+
+
+def test_a_failure_makes_a_node_suspect_for_its_key_and_a_second_key_for_all() -> None:
+    third = bytes(20)
+    play = RouterPlay(["a", "b"], routing=NO_EJECTION)
+    for node in "ab":
+        play.keys(node, [SKI, OTHER_SKI, third], at=0.0)
+    for ski in (SKI, OTHER_SKI):
+        play.job(at=0.0, ski=ski).sends_to("a")
+        play.error("a", R.NODE_ERROR, at=0.0).sends_to("b")
+        play.reply("b", at=0.0).finishes(by="b")
+    play.job(at=0.0, ski=third).sends_to("b")
+
+
+def test_a_suspicion_ends_by_itself() -> None:
+    play = RouterPlay(["a", "b"], attempt_timeout_s=1.0)
+    play.job(at=0.0).sends_to("a")
+    play.timeout("a", at=1.0).sends_to("b")
+    play.job(at=1.0 + SUSPECT_S).sends_to("a")
+
+
+def test_who_waits_beside_a_node_that_hung_is_sent_there_when_its_suspicion_is_over() -> None:
+    play = RouterPlay(["a", "b"], attempt_timeout_s=1.0)
+    play.job(at=0.0).sends_to("a")
+    play.timeout("a", at=1.0).sends_to("b")
+    play.pause("b", at=1.0)
+    play.job(at=1.0).waits()
+    play.time(at=1.0 + SUSPECT_S + CALM_STEP_S).sends_to("a")
 
 
 def test_jobs_of_a_lost_node_go_elsewhere_at_once() -> None:
@@ -108,78 +163,33 @@ def test_jobs_of_a_lost_node_go_elsewhere_at_once() -> None:
     assert play.router.load_of("a").in_flight == 0
 
 
-def test_when_all_links_are_down_for_a_moment_the_job_waits_for_one() -> None:
+def test_a_wrong_signature_is_made_good_by_another_node() -> None:
     play = RouterPlay(["a", "b"])
-    play.lose("a", at=0.0)
-    play.lose("b", at=0.0)
-    play.job(at=0.1).waits()
-    play.up("b", at=0.4).sends_to("b")
-
-
-def test_with_all_nodes_down_the_job_fails_at_its_deadline() -> None:
-    play = RouterPlay(["a"])
-    play.lose("a", at=0.0)
-    play.job(at=0.1, deadline=2.0).waits()
-    play.time(at=2.0).fails(R.NO_NODE).nothing()
-
-
-def test_with_all_nodes_full_the_job_fails_at_its_deadline() -> None:
-    play = RouterPlay(["a"], max_in_flight_per_node=1)
     play.job(at=0.0).sends_to("a")
-    play.job(at=0.0, deadline=0.5).waits()
-    play.time(at=0.5).fails(R.DEADLINE).nothing()
+    play.error("a", R.WRONG_SIGNATURE, at=0.0).sends_to("b")
+    play.job(at=0.0).sends_to("b")
 
 
-def test_a_full_node_gives_room_to_the_job_that_is_due_first() -> None:
-    play = RouterPlay(["a"], max_in_flight_per_node=1)
-    play.job(at=0.0).sends_to("a")
-    play.job(at=0.0, deadline=4.0).waits()
-    play.job(at=0.1, deadline=3.0).waits()
-    play.reply("a", at=0.2).finishes(by="a").sends_to("a").nothing()
-    play.reply("a", at=0.3).finishes(by="a").sends_to("a").nothing()
-    assert [job.is_over for job in play.jobs] == [True, False, True]
-
-
-def test_a_key_whose_nodes_are_full_does_not_hold_up_another_key() -> None:
-    play = RouterPlay(["a", "b"], max_in_flight_per_node=1)
-    play.keys("b", [OTHER_SKI], at=0.0)
-    play.job(at=0.0).sends_to("a")
-    play.job(at=0.0, deadline=0.9).waits()
-    play.job(at=0.0, ski=OTHER_SKI).sends_to("b")
-    play.job(at=0.0, ski=OTHER_SKI).waits()
-    play.reply("b", at=0.1).finishes(by="b").sends_to("b").nothing()
-
-
-def test_a_full_queue_refuses_at_once() -> None:
-    play = RouterPlay(["a"], max_in_flight_per_node=1, max_waiting_jobs=2)
-    play.job(at=0.0).sends_to("a")
-    play.job(at=0.0).waits()
-    play.job(at=0.0).waits()
-    play.job(at=0.0).fails(R.QUEUE_FULL)
-    play.cancel(1, at=0.1).nothing()
-    play.job(at=0.1).waits()
-
-
-def test_a_missing_key_is_learnt_and_the_other_node_asked() -> None:
+def test_a_request_that_is_wrong_everywhere_is_not_repeated() -> None:
     play = RouterPlay(["a", "b"])
-    play.keys("a", None, at=0.0)
     play.job(at=0.0).sends_to("a")
-    play.error("a", R.KEY_NOT_FOUND, at=0.1).sends_to("b")
-    play.job(at=0.2).sends_to("b")
-    play.job(at=0.2).sends_to("b")
+    play.error("a", R.NODE_ERROR, at=0.0, is_final=True).fails(R.NODE_ERROR).nothing()
 
 
-def test_a_key_that_no_node_holds_fails_at_once() -> None:
+def test_an_answer_that_the_node_drains_takes_it_out() -> None:
     play = RouterPlay(["a", "b"])
-    play.job(at=0.0, ski=OTHER_SKI).fails(R.KEY_NOT_FOUND)
+    play.job(at=0.0).sends_to("a")
+    play.error("a", R.DRAINING, at=0.1).sends_to("b")
+    play.job(at=0.1).sends_to("b")
 
 
-def test_a_key_that_a_node_not_seen_yet_may_hold_waits_for_it() -> None:
-    play = RouterPlay(["a", "b"], up=False)
-    play.keys("a", [SKI], at=0.0)
-    play.up("a", at=0.0)
-    play.job(at=0.0, ski=OTHER_SKI).waits()
-    play.keys("b", [SKI], at=0.5).fails(R.KEY_NOT_FOUND)
+def test_a_draining_node_takes_nothing_new_and_finishes_what_it_has() -> None:
+    play = RouterPlay(["a", "b"])
+    play.job(at=0.0).sends_to("a")
+    play.job(at=0.0).sends_to("b")
+    play.down("a", at=0.1)
+    play.job(at=0.1).sends_to("b")
+    play.reply("a", at=0.2).finishes(by="a")
 
 
 def test_a_node_that_refuses_access_is_not_asked_again_for_this_job() -> None:
@@ -197,60 +207,74 @@ def test_when_every_node_refuses_access_the_job_fails_at_once() -> None:
     play.error("b", R.DENIED, at=0.0).fails(R.DENIED)
 
 
-def test_a_draining_node_takes_nothing_new_and_finishes_what_it_has() -> None:
+# keys
+
+
+def test_a_missing_key_is_learnt_and_the_other_node_asked() -> None:
     play = RouterPlay(["a", "b"])
+    play.keys("a", None, at=0.0)
     play.job(at=0.0).sends_to("a")
-    play.job(at=0.0).sends_to("b")
-    play.down("a", at=0.1)
-    play.job(at=0.1).sends_to("b")
-    play.reply("a", at=0.2).finishes(by="a")
+    play.error("a", R.KEY_NOT_FOUND, at=0.1).sends_to("b")
+    play.job(at=0.2).sends_to("b")
+    play.job(at=0.2).sends_to("b")
 
 
-def test_an_answer_that_the_node_drains_takes_it_out() -> None:
+def test_a_node_that_lacks_one_key_is_out_for_that_key_only() -> None:
     play = RouterPlay(["a", "b"])
-    play.job(at=0.0).sends_to("a")
-    play.error("a", R.DRAINING, at=0.1).sends_to("b")
-    play.job(at=0.1).sends_to("b")
-
-
-def test_a_request_that_is_wrong_everywhere_is_not_repeated() -> None:
-    play = RouterPlay(["a", "b"])
-    play.job(at=0.0).sends_to("a")
-    play.error("a", R.NODE_ERROR, at=0.0, is_final=True).fails(R.NODE_ERROR).nothing()
-
-
-def test_after_all_nodes_failed_the_job_rests_longer_each_round_and_gives_up() -> None:
-    play = RouterPlay(["a", "b"], max_attempts=5, retry_backoff_s=0.05)
-    play.job(at=0.0).sends_to("a")
-    play.error("a", R.NODE_ERROR, at=0.0).sends_to("b")
-    play.error("b", R.NODE_ERROR, at=0.0).waits()
-    play.time(at=0.05).sends_to("a")
-    play.error("a", R.NODE_ERROR, at=0.05).sends_to("b")
-    play.error("b", R.NODE_ERROR, at=0.05).waits()
-    play.time(at=0.15).sends_to("a")
-    play.error("a", R.NODE_ERROR, at=0.15).fails(R.NODE_ERROR).nothing()
-
-
-def test_a_resting_job_takes_a_node_that_comes_back() -> None:
-    play = RouterPlay(["a", "b"])
-    play.lose("b", at=0.0)
-    play.job(at=0.0).sends_to("a")
-    play.error("a", R.NODE_ERROR, at=0.0).waits()
-    play.up("b", at=0.01).sends_to("b")
-
-
-def test_a_paused_link_counts_as_full() -> None:
-    play = RouterPlay(["a", "b"])
-    play.pause("a", at=0.0)
+    for node in "ab":
+        play.keys(node, [SKI, OTHER_SKI], at=0.0)
+    play.lacks("a", SKI, at=0.0).nothing()
     play.job(at=0.0).sends_to("b")
     play.job(at=0.0).sends_to("b")
-    play.pause("b", at=0.0)
+    play.job(at=0.0, ski=OTHER_SKI).sends_to("a")
+
+
+def test_a_key_that_no_node_holds_fails_at_once() -> None:
+    play = RouterPlay(["a", "b"])
+    play.job(at=0.0, ski=OTHER_SKI).fails(R.KEY_NOT_FOUND)
+
+
+def test_a_key_that_a_node_not_seen_yet_may_hold_waits_for_it() -> None:
+    play = RouterPlay(["a", "b"], up=False)
+    play.keys("a", [SKI], at=0.0)
+    play.up("a", at=0.0)
+    play.job(at=0.0, ski=OTHER_SKI).waits()
+    play.keys("b", [SKI], at=0.5).fails(R.KEY_NOT_FOUND)
+
+
+def test_who_waits_for_a_key_fails_when_a_probe_finds_that_its_last_node_lacks_it() -> None:
+    play = RouterPlay(["a"], **ONE_AT_A_TIME)
+    play.job(at=0.0).sends_to("a")
     play.job(at=0.0).waits()
-    play.pause("a", at=0.1, is_paused=False).sends_to("a")
+    play.lacks("a", SKI, at=0.1).fails(R.KEY_NOT_FOUND, job=1).nothing()
+
+
+def test_a_family_of_keys_whose_probes_fail_is_out_and_others_are_not() -> None:
+    play = RouterPlay(["a", "b"], kinds={SKI: KeyType.RSA_2048, OTHER_SKI: KeyType.P256})
+    for node in "ab":
+        play.keys(node, [SKI, OTHER_SKI], at=0.0)
+    play.up("a", at=0.0, failing=[KeyFamily.RSA])
+    play.job(at=0.0).sends_to("b")
+    play.job(at=0.0).sends_to("b")
+    play.job(at=0.0, ski=OTHER_SKI).sends_to("a")
+    play.up("a", at=1.0)
+    play.job(at=7.0).sends_to("a")
+
+
+def test_a_node_is_only_counted_for_keys_it_holds() -> None:
+    play = RouterPlay(["a", "b"])
+    assert play.router.has_node_for(SKI, 0.0)
+    assert not play.router.has_node_for(OTHER_SKI, 0.0)
+    play.lose("a", at=0.0)
+    play.lose("b", at=0.0)
+    assert not play.router.has_node_for(SKI, 0.0)
+
+
+# ends
 
 
 def test_a_cancelled_job_is_cancelled_at_its_node_and_makes_room() -> None:
-    play = RouterPlay(["a"], max_in_flight_per_node=1)
+    play = RouterPlay(["a"], **ONE_AT_A_TIME)
     play.job(at=0.0).sends_to("a")
     play.job(at=0.0).waits()
     play.cancel(0, at=0.1).cancels("a").sends_to("a").nothing()
@@ -280,7 +304,7 @@ def test_a_job_that_comes_too_late_fails_at_once() -> None:
 
 
 def test_stopping_fails_those_who_wait_and_lets_nodes_answer() -> None:
-    play = RouterPlay(["a"], max_in_flight_per_node=1)
+    play = RouterPlay(["a"], **ONE_AT_A_TIME)
     play.job(at=0.0).sends_to("a")
     play.job(at=0.0).waits()
     play.stop().fails(R.STOPPED).nothing()
@@ -295,16 +319,7 @@ def test_a_job_that_fails_while_stopping_does_not_wait() -> None:
     play.error("a", R.NODE_ERROR, at=0.1).fails(R.STOPPED)
 
 
-def test_nothing_is_due_when_nothing_waits() -> None:
+def test_nothing_is_due_when_nothing_waits_and_nobody_knows_what_is_slow() -> None:
     play = RouterPlay(["a"], rng=Random(1))
     play.job(at=0.0)
-    assert play.router.next_time(0.0) == float("inf")
-
-
-def test_a_node_is_only_counted_for_keys_it_holds() -> None:
-    play = RouterPlay(["a", "b"])
-    assert play.router.has_node_for(SKI, 0.0)
-    assert not play.router.has_node_for(OTHER_SKI, 0.0)
-    play.lose("a", at=0.0)
-    play.lose("b", at=0.0)
-    assert not play.router.has_node_for(SKI, 0.0)
+    assert play.router.next_time(0.0) == NEVER
