@@ -208,7 +208,7 @@ class Remote:
             sim.router.on_proven(self.name, request.site.ski, took_s, sim.now)
             self._settle(request.site.kind.family, is_good=True)
         elif verdict is Verdict.NO_KEY:
-            sim.router.on_key_missing(self.name, request.site.ski, sim.now)
+            sim.carry_out(sim.router.on_key_missing(self.name, request.site.ski, sim.now))
         elif verdict not in SAYS_NOTHING:
             self._settle(request.site.kind.family, is_good=False)
 
