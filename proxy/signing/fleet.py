@@ -71,7 +71,7 @@ class Fleet:
         self._returns: list[tuple[float, int, NodeLoad, Seat | None]] = []
         self._returns_made = 0
         self._rate = (0.0, 0.0)
-        self._calm_times: deque[float] = deque()  # when suspicions end
+        self._calm_times: deque[float] = deque(maxlen=2 * int(SUSPECT_S / CALM_STEP_S))  # when suspicions end
         for address in nodes:
             self.add(address)
         self._has_begun = True
@@ -331,8 +331,7 @@ class Fleet:
 
     def _make_busy(self, load: NodeLoad, now: float, retry_after_s: float | None) -> None:
         if now >= load.busy_until:
-            # Once for all that were under way: what was sent before the first word of it adds nothing.
-            load.busy_streak += 1
+            load.busy_streak += 1  # once for all that were under way
         grown_s = min(BUSY_MIN_S * (1 << min(max(load.busy_streak - 1, 0), 8)), BUSY_MAX_S)
         load.busy_until = now + (grown_s if retry_after_s is None else min(max(retry_after_s, BUSY_MIN_S), BUSY_MAX_S))
         if load.window.refused(load.in_flight - 1, now):

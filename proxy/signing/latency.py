@@ -1,7 +1,7 @@
 """How long attempts take: at one node with one kind of key, and what is usual for the kind. Pure.
 
-Three views of the same samples. A *peak-sensitive average* for the choice of a node: it jumps up with a slow answer and
-comes down slowly (the "peak EWMA" of Twitter's Finagle). A *digest* of recent ones for quantiles: buckets that grow by
+Three views of the same samples. A *peak-sensitive average* for the choice of a node: it rises fast with slow answers and
+comes down slowly (after the "peak EWMA" of Twitter's Finagle, where one slow answer counts in full). A *digest* of recent ones for quantiles: buckets that grow by
 9 %, in two generations, so that what is old goes out and a kind that is rarely used keeps what it has. And the *usual*
 quantiles of a kind: the lower median over its nodes, so that one slow node of two or three changes nothing.
 """
@@ -22,11 +22,13 @@ FEWEST_SAMPLES = 20
 """Below this a node's quantiles are not believed."""
 REFRESH_S = 0.25
 RISE = 0.3
+"""Share of the way to a slower answer that the average goes at once; one alone may be chance."""
 FALL = 0.05
+"""The most of the way to a quicker one."""
 
 
 class PeakAverage:
-    """A moving average that follows a peak at once and forgets it with time constant `memory_s`."""
+    """A moving average that follows a peak soon, and forgets it with time constant `memory_s` or after many answers."""
 
     __slots__ = ("_at", "_memory_s", "value")
 
@@ -42,7 +44,7 @@ class PeakAverage:
             self.value += (sample_s - self.value) * RISE if self.value else sample_s
         else:
             kept = exp((self._at - now) / self._memory_s) if now > self._at else 1.0
-            # Ten answers within the memory count as much as the memory itself: a busy node is forgiven a single peak.
+            # Twenty answers count as much as the memory itself, however soon they come.
             kept = min(kept, 1 - FALL)
             self.value = self.value * kept + sample_s * (1.0 - kept)
         self._at = now
@@ -122,8 +124,14 @@ class Pace:
         self.digest.add(sample_s, now)
 
     def expected_s(self, now: float) -> float:
-        """What an attempt is expected to take, on the safe side; the usual where nothing is known of this node."""
-        return self.average.read(now) or self.usual.median_s or 1.0
+        """What an attempt is expected to take, on the safe side; the usual where nothing is known of this node.
+
+        With time a node is forgiven that it was slower than usual, but does not seem quicker than it was.
+        """
+        expected_s, usual_s = self.average.read(now), self.usual.median_s
+        if expected_s < usual_s:
+            return min(self.average.value or usual_s, usual_s)
+        return expected_s or 1.0
 
 
 class Usual:

@@ -41,6 +41,10 @@ PURE = (
     *("hsm/backends/pkcs11/uri.py", "hsm/backends/pkcs11/framing.py", "hsm/backends/pkcs11/results.py"),
     *("hsm/backends/pkcs11/der.py", "hsm/backends/pkcs11/translate.py", "hsm/backends/pkcs11/session_state.py"),
     *("proxy/signing/inventory.py", "proxy/signing/health.py", "proxy/signing/selection.py", "proxy/signing/router.py"),
+    *("proxy/signing/latency.py", "proxy/signing/window.py", "proxy/signing/budget.py", "proxy/signing/results.py"),
+    *("proxy/signing/hedging.py", "proxy/signing/endings.py", "proxy/signing/attempts.py", "proxy/signing/fleet.py"),
+    *("proxy/signing/queueing.py", "proxy/signing/waiting.py", "proxy/signing/headroom.py"),
+    *("proxy/signing/commands.py", "proxy/signing/facts.py"),
     *(
         "proxy/tls/sites.py",
         "proxy/tls/events.py",

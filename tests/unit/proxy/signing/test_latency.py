@@ -154,3 +154,15 @@ def test_of_an_unknown_node_the_usual_is_expected() -> None:
     usual.refresh(1.0)
     assert unknown.expected_s(1.0) == usual.median_s
     assert known.expected_s(0.0) == known.average.value
+
+
+def test_time_forgives_a_node_that_was_slow_but_makes_none_quick() -> None:
+    usual = Usual(0.95)
+    slow, quick, like_all = Pace(usual, 2.0), Pace(usual, 2.0), Pace(usual, 2.0)
+    usual.median_s = 0.01
+    for pace, latency_s in ((slow, 1.0), (quick, 0.005), (like_all, 0.012)):
+        pace.average.add(latency_s, 0.0)
+    expected = [slow.expected_s(float(at)) for at in range(0, 40, 4)]
+    assert expected == sorted(expected, reverse=True)
+    assert expected[-1] == like_all.expected_s(100.0) == usual.median_s
+    assert quick.expected_s(0.0) == quick.expected_s(100.0) == 0.005
