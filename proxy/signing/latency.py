@@ -1,9 +1,10 @@
 """How long attempts take: at one node with one kind of key, and what is usual for the kind. Pure.
 
-Three views of the same samples. A *peak-sensitive average* for the choice of a node: it rises fast with slow answers and
-comes down slowly (after the "peak EWMA" of Twitter's Finagle, where one slow answer counts in full). A *digest* of recent ones for quantiles: buckets that grow by
-9 %, in two generations, so that what is old goes out and a kind that is rarely used keeps what it has. And the *usual*
-quantiles of a kind: the lower median over its nodes, so that one slow node of two or three changes nothing.
+Three views of the same samples. A *peak-sensitive average* for the choice of a node: it rises fast with slow answers
+and comes down slowly (after the "peak EWMA" of Twitter's Finagle, where one slow answer counts in full). A *digest* of
+recent ones for quantiles: buckets that grow by 9 %, in two generations, so that what is old goes out and a kind that is
+rarely used keeps what it has. And the *usual* quantiles of a kind: the lower median over its nodes, so that one slow
+node of two or three changes nothing.
 """
 
 from __future__ import annotations
