@@ -70,6 +70,13 @@ def test_a_slow_node_gets_little_and_costs_little() -> None:
     assert row.extra_share <= 0.05
 
 
+def test_one_slow_node_is_hardly_felt() -> None:
+    row = ours(slow(HSM2M, end=11.0))
+    assert row.before_p99_ms is not None
+    assert row.p99_ms <= 1.5 * row.before_p99_ms
+    assert row.extra_share <= 0.05
+
+
 def test_round_robin_suffers_from_a_slow_node() -> None:
     rows = slow_rows()
     assert rows[ROUND_ROBIN.name].p99_ms > 5 * rows[OURS.name].p99_ms
