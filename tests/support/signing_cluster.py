@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any
@@ -15,6 +15,7 @@ from hsm.wire.schemes import Scheme
 from proxy.base.errors import SigningError, SigningReason
 from proxy.base.jobs import SignJob
 from proxy.base.observe import NodeState, ProxyObserver
+from proxy.base.policy import RoutingPolicy
 from proxy.signing.signer import Signer
 from proxy.signing.verification import KeyVerifier
 from tests.support.fake_node import FakeKey, FakeNode, LinkPki
@@ -46,6 +47,9 @@ class Recording(ProxyObserver):
         self.most_waiting = 0
         self.waiting = 0
         self.crashed: list[str] = []
+        self.hedges: Counter[str] = Counter()
+        self.hedges_won: Counter[str] = Counter()
+        self.gone: list[str] = []
 
     def job_started(self, site: str, scheme: str) -> None:
         self.started += 1
@@ -75,6 +79,15 @@ class Recording(ProxyObserver):
 
     def task_crashed(self, name: str) -> None:
         self.crashed.append(name)
+
+    def hedge_started(self, node: str) -> None:
+        self.hedges[node] += 1
+
+    def hedge_won(self, node: str) -> None:
+        self.hedges_won[node] += 1
+
+    def node_gone(self, node: str) -> None:
+        self.gone.append(node)
 
     def check_balance(self) -> None:
         """Every job and every attempt that began has ended once."""
@@ -145,6 +158,7 @@ async def start_cluster(
     plain: str = "",
     knows_public_key: bool = True,
     site_keys: Sequence[FakeKey] = (),
+    routing: Mapping[str, Any] | None = None,
     **changes: Any,
 ) -> Cluster:
     """Start nodes (one letter each) and a signer that connects to them; `changes` go into the policy.
@@ -160,6 +174,7 @@ async def start_cluster(
     signer = Signer(
         [node.address for node in nodes.values()],
         policy(**QUICK | changes),
+        routing=RoutingPolicy(**(routing or {})),
         ssl_context=link_pki.client_context(),
         observer=observer,
         site_keys=[(each.ski, each.type) for each in site_keys],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from random import Random
+from typing import Any
 
 import pytest
 
@@ -13,8 +14,8 @@ from proxy.signing.waiting import NEVER
 from tests.support.play import OTHER_SKI, SKI, RouterPlay
 
 R = SigningReason
-NO_EJECTION = {"eject_after": 1000, "eject_volume": 1000}
-ONE_AT_A_TIME = {"max_in_flight_per_node": 1}
+NO_EJECTION: dict[str, Any] = {"eject_after": 1000, "eject_volume": 1000}
+ONE_AT_A_TIME: dict[str, Any] = {"max_in_flight_per_node": 1}
 
 
 def test_a_job_is_signed_by_the_node_that_was_asked() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from hsm.wire.schemes import KeyFamily, KeyType
@@ -11,7 +13,7 @@ from proxy.signing.waiting import NEVER
 from tests.support.play import OTHER_SKI, SKI, RouterPlay
 
 R = SigningReason
-ONE_AT_A_TIME = {"max_in_flight_per_node": 1}
+ONE_AT_A_TIME: dict[str, Any] = {"max_in_flight_per_node": 1}
 
 
 def test_a_slow_attempt_is_joined_by_a_second_and_the_first_good_answer_wins() -> None:

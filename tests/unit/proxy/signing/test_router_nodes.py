@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from hsm.wire.schemes import KeyFamily
 from proxy.base.errors import SigningReason
 from tests.support.play import OTHER_SKI, SKI, RouterPlay
 
 R = SigningReason
-QUICKLY = {"eject_after": 3, "eject_min_s": 1.0, "eject_max_s": 3.0, "ramp_up_s": 0.0}
-PATIENT = {"max_attempts": 100, "attempt_timeout_s": 1.0}
+QUICKLY: dict[str, Any] = {"eject_after": 3, "eject_min_s": 1.0, "eject_max_s": 3.0, "ramp_up_s": 0.0}
+PATIENT: dict[str, Any] = {"max_attempts": 100, "attempt_timeout_s": 1.0}
 
 
 def fail_until_ejected(play: RouterPlay, node: str, *, at: float, until: float, failures: int = 3) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from proxy.base.errors import SigningReason
@@ -9,7 +11,7 @@ from proxy.signing.router import RETRY_BURST
 from tests.support.play import Outcome, RouterPlay
 
 R = SigningReason
-NO_EJECTION = {"eject_after": 1000, "eject_volume": 1000}
+NO_EJECTION: dict[str, Any] = {"eject_after": 1000, "eject_volume": 1000}
 
 
 def test_after_all_nodes_failed_the_job_rests_longer_each_round_and_gives_up() -> None:
@@ -76,7 +78,7 @@ def test_what_costs_the_nodes_nothing_is_no_retry_that_is_paid_for(reason: Signi
 
 
 def test_a_job_at_its_deadline_spends_no_retry_and_pushes_nobody_out_of_the_queue() -> None:
-    changes = {"max_waiting_jobs": 1, "retry_backoff_s": 1.0}
+    changes: dict[str, Any] = {"max_waiting_jobs": 1, "retry_backoff_s": 1.0}
     play = RouterPlay(["a", "b"], routing=NO_EJECTION | {"retry_share": 0.01}, **changes)
     spend_retries(play, at=1.0).delays()
     play.proven("a", at=1.0)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 from proxy.base.errors import SigningReason
 from tests.support.play import OTHER_SKI, SKI, RouterPlay
 
 R = SigningReason
-ONE_AT_A_TIME = {"max_in_flight_per_node": 1}
+ONE_AT_A_TIME: dict[str, Any] = {"max_in_flight_per_node": 1}
 
 
 def test_when_all_links_are_down_for_a_moment_the_job_waits_for_one() -> None:
