@@ -336,7 +336,7 @@ class EdgeConnection(asyncio.Protocol):
         listener, engine = self._listener, self._engine
         assert engine is not None
         self._site = event.site
-        if not self._visitor.may_sign():
+        if not self._visitor.may_sign(event.site):
             engine.fail_signature(TlsReason.OVERLOADED, "signatures are scarce and its session was not resumed")
             return
         job = SignJob(

@@ -75,8 +75,28 @@ class _Range:
     """When `taken` was right."""
 
 
+class Doors:
+    """A door for each site: one site's shortage of signatures, or its flood of clients, is not another's."""
+
+    def __init__(self, policy: RoutingPolicy) -> None:
+        self._policy = policy
+        self._doors: dict[str, Door] = {}
+
+    @property
+    def is_open(self) -> bool:
+        """Whether everybody is let in whatever happens, so that nothing need be asked (`routing.shed_at_door`)."""
+        return not self._policy.shed_at_door
+
+    def decide(self, site: str, client_ip: str, rate_per_s: float, now: float, *, offers_session: bool) -> DoorDecision:
+        """Ask the door of a site of the config; see `Door.decide`."""
+        door = self._doors.get(site)
+        if door is None:
+            self._doors[site] = door = Door(self._policy)
+        return door.decide(client_ip, rate_per_s, now, offers_session=offers_session)
+
+
 class Door:
-    """Decides about new handshakes of one worker while it is short of signatures."""
+    """Decides about new handshakes for one site in one worker while it is short of signatures."""
 
     __slots__ = (
         "_at",

@@ -34,20 +34,21 @@ class Greeting(Enum):
 
 
 class Doorway:
-    """One listener's way to the door that all listeners of the worker share."""
+    """One listener's way to the doors that all listeners of the worker share."""
 
-    __slots__ = ("_door", "listener", "observer", "pressure")
+    __slots__ = ("_doors", "listener", "observer", "pressure", "site_of")
 
     def __init__(self, listener: str, services: EdgeServices) -> None:
         self.listener = listener
         self.observer = services.observer
-        self.pressure = no_pressure if services.door.is_open else services.pressure
-        self._door = services.door
+        self.pressure = no_pressure if services.doors.is_open else services.pressure
+        self.site_of = services.site_of
+        self._doors = services.doors
 
-    def decide(self, client_ip: str, pressure: Pressure, *, offers_session: bool) -> DoorDecision:
-        """Ask the door, and count what it says."""
+    def decide(self, site: str, client_ip: str, pressure: Pressure, *, offers_session: bool) -> DoorDecision:
+        """Ask the site's door, and count what it says."""
         now = time.monotonic()
-        decision = self._door.decide(client_ip, pressure.rate_per_s, now, offers_session=offers_session)
+        decision = self._doors.decide(site, client_ip, pressure.rate_per_s, now, offers_session=offers_session)
         self.observer.door_decided(self.listener, decision)
         return decision
 
@@ -84,10 +85,9 @@ class Visitor:
 
         While there is no shortage of signatures, nothing is looked at.
         """
-        pressure = self._doorway.pressure()
         if self._heard:
             data, self._heard = self._heard + data, b""
-        if not pressure.is_short:
+        if not self._doorway.pressure("").is_short:
             return Greeting.LET_IN, data
         hello = peek_hello(data)
         if hello is NEED_MORE:
@@ -95,13 +95,17 @@ class Visitor:
             return Greeting.WAIT, b""
         if hello is NOT_A_HELLO:
             return Greeting.LET_IN, data  # the engine says what is wrong, and needs no key exchange for that
-        decision = self._doorway.decide(self.address[0], pressure, offers_session=hello.offers_session)
+        site = self._doorway.site_of(hello.server_name or "")
+        pressure = self._doorway.pressure(site) if site else NO_PRESSURE
+        if not pressure.is_short:
+            return Greeting.LET_IN, data  # what is short is another site's, or the engine knows no such site
+        decision = self._doorway.decide(site, self.address[0], pressure, offers_session=hello.offers_session)
         if decision is DoorDecision.SHED:
             return Greeting.SHED, b""
         self._is_admitted = decision is DoorDecision.ADMITTED
         return Greeting.LET_IN, data
 
-    def may_sign(self) -> bool:
+    def may_sign(self, site: str) -> bool:
         """Whether its handshake may have the signature that it turns out to need.
 
         The door is asked once for each signature: here, where it let the client in for a session that is none of
@@ -109,12 +113,12 @@ class Visitor:
         """
         if self._is_admitted:
             return True
-        pressure = self._doorway.pressure()
+        pressure = self._doorway.pressure(site)
         if not pressure.is_short:
             return True
-        return self._doorway.decide(self.address[0], pressure, offers_session=False) is DoorDecision.ADMITTED
+        return self._doorway.decide(site, self.address[0], pressure, offers_session=False) is DoorDecision.ADMITTED
 
 
-def no_pressure() -> Pressure:
+def no_pressure(_site: str) -> Pressure:
     """Never short."""
     return NO_PRESSURE

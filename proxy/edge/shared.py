@@ -11,7 +11,7 @@ from proxy.base.errors import SigningError
 from proxy.base.jobs import SignJob
 from proxy.base.observe import ProxyObserver
 from proxy.base.policy import RoutingPolicy
-from proxy.edge.door import Door
+from proxy.edge.door import Doors
 from proxy.edge.greeting import no_pressure
 from proxy.signing.pressure import Pressure
 from proxy.tls.engine import TlsEngine
@@ -37,10 +37,12 @@ class EdgeServices:
     submit: Submit
     new_protocol: Callable[[], asyncio.Protocol]
     observer: ProxyObserver
-    pressure: Callable[[], Pressure] = no_pressure
-    """Whether signatures are scarce. Asked once or twice in every handshake, so it must be quick."""
-    door: Door = field(default_factory=lambda: Door(RoutingPolicy()))
-    """One for all listeners of the worker, because they share its signatures."""
+    pressure: Callable[[str], Pressure] = no_pressure
+    """Whether signatures are scarce for a site, or ("") for any. Asked in every handshake, so it must be quick."""
+    doors: Doors = field(default_factory=lambda: Doors(RoutingPolicy()))
+    """For all listeners of the worker, because they share its signatures."""
+    site_of: Callable[[str], str] = lambda server_name: server_name
+    """The site for a client's cleaned SNI ("": none sent); "" where there is none."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from hsm.shared.logs import configure, get_logger
 from hsm.shared.open_files import allow_open_files
 from hsm.shared.tasks import Tasks
 from proxy.config.schema import ProxyConfig
-from proxy.edge.door import Door
+from proxy.edge.door import Doors
 from proxy.edge.listener import EdgeListener
 from proxy.edge.shared import EdgeServices, EdgeTimes
 from proxy.http.factory import HttpFactory
@@ -119,7 +119,8 @@ class Worker:
             new_protocol=self._http,
             observer=self._observer,
             pressure=self._signer.pressure,
-            door=Door(config.routing),
+            doors=Doors(config.routing),
+            site_of=contexts.site_named,
         )
         times = EdgeTimes(handshake_s=config.tls.handshake_timeout_s, job_s=config.signing.job_timeout_s)
         self._listeners = [

@@ -28,18 +28,16 @@ SHORT_UNTIL = 0.1
 
 
 class PressureGauge:
-    """Reads the pressure from how many jobs wait for nodes that are up, without flapping."""
+    """Judges how long jobs of one site would wait for nodes that are up, without flapping."""
 
     def __init__(self, longest_wait_s: float) -> None:
         self._longest_wait_s = longest_wait_s
         self._is_short = False
 
-    def read(self, waiting: int, rate_per_s: Callable[[], float]) -> Pressure:
-        """The pressure now; the rate is asked for only where jobs wait."""
-        if not waiting:
+    def read(self, wait_s: float, rate_per_s: Callable[[], float]) -> Pressure:
+        """The pressure now; the rate is asked for only where jobs would wait."""
+        if not wait_s:
             self._is_short = False
             return NO_PRESSURE
-        rate = rate_per_s()
-        wait_s = waiting / rate if rate > 0 else float("inf")
         self._is_short = wait_s > self._longest_wait_s * (SHORT_UNTIL if self._is_short else SHORT_FROM)
-        return Pressure(self._is_short, rate, wait_s)
+        return Pressure(self._is_short, rate_per_s(), wait_s)

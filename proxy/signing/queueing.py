@@ -7,12 +7,14 @@ site with most jobs goes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 
 from proxy.base.errors import SigningError
 from proxy.base.policy import RoutingPolicy, SigningPolicy
 from proxy.signing import endings
 from proxy.signing.commands import RoutedJob
+from proxy.signing.pressure import NO_PRESSURE, Pressure, PressureGauge
 from proxy.signing.selection import Seats
 from proxy.signing.waiting import WaitingJobs
 
@@ -28,6 +30,7 @@ class JobQueue:
         self._longest_s = routing.queue_wait_s
         self._no_node_s = routing.no_node_wait_s
         self._backoff_s = policy.retry_backoff_s
+        self._gauges: dict[str, PressureGauge] = {}
 
     def enter(self, routed: RoutedJob, seats: Seats, now: float) -> Refused:
         """Let a job wait that none of `seats` can take now."""
@@ -52,6 +55,22 @@ class JobQueue:
         if not _is_among(refused, routed):
             self.jobs.add(routed, rest_until=until)
         return refused
+
+    def pressure(self, now: float, site: str, rate_per_s: Callable[[float], float]) -> Pressure:
+        """How short capacity is for a site, or ("") for the first site for which it is."""
+        found = NO_PRESSURE
+        for each in [site] if site else self.jobs.sites():
+            gauge = self._gauges.get(each)
+            if gauge is None:
+                self._gauges[each] = gauge = PressureGauge(self._longest_s)
+            wait_s = self.jobs.expected_wait_s(each, now)
+            found = gauge.read(wait_s, partial(self._rate_of, each, now, rate_per_s))
+            if found.is_short:
+                break
+        return found
+
+    def _rate_of(self, site: str, now: float, of_all: Callable[[float], float]) -> float:
+        return self.jobs.rate_per_s(site, now) or of_all(now)
 
     def _wait_for_node(self, routed: RoutedJob, now: float) -> Refused:
         if not routed.waits_until:

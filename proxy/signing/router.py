@@ -36,7 +36,7 @@ from proxy.signing.facts import NodeFacts
 from proxy.signing.fleet import Fleet
 from proxy.signing.hedging import Hedges
 from proxy.signing.inventory import Inventory
-from proxy.signing.pressure import Pressure, PressureGauge
+from proxy.signing.pressure import NO_PRESSURE, Pressure
 from proxy.signing.queueing import JobQueue, Refused
 from proxy.signing.selection import BestOfTwo, NodeLoad, Seat, Seats, Selection
 
@@ -68,7 +68,6 @@ class Router:
         self._attempts = Attempts()
         self._hedges = Hedges(routing.hedge_share)
         self._retries = ShareBudget(routing.retry_share, burst=RETRY_BURST, initial=RETRY_BURST)
-        self._gauge = PressureGauge(routing.queue_wait_s)
         self._is_stopping = False
 
     # questions
@@ -101,10 +100,9 @@ class Router:
         """Whether a node that can be asked holds the key, or may hold it."""
         return any(seat.load.is_up for seat in self._fleet.seats_of(ski, now))
 
-    def pressure(self, now: float) -> Pressure:
-        """Whether capacity is short: cheap enough to be asked for each handshake."""
-        is_held_up = bool(self._waiting) and self._waiting.has_ready()
-        return self._gauge.read(len(self._waiting) if is_held_up else 0, lambda: self._fleet.rate_per_s(now))
+    def pressure(self, now: float, site: str = "") -> Pressure:
+        """Whether capacity is short for a site, or ("") for any: cheap enough to be asked for each handshake."""
+        return self._queue.pressure(now, site, self._fleet.rate_per_s) if self._waiting else NO_PRESSURE
 
     def next_time(self, now: float) -> float:
         """When `on_time` is due; infinity when nothing is."""
@@ -287,9 +285,9 @@ class Router:
 
     def _place(self, routed: RoutedJob, now: float, commands: list[Command]) -> None:
         """Send a job to the best node, or let it wait, or fail it."""
-        if now >= routed.deadline:
-            return self._fail_late(routed, now, commands)
         seats = self._fleet.seats_of(routed.ski, now)
+        if now + seats.least_s >= routed.deadline:
+            return self._fail_late(routed, now, commands)
         seat = self._selection.choose(seats, now, routed.tried)
         if seat is None and routed.tried and now >= routed.not_before:
             seat = self._choose_again(routed, seats, now)

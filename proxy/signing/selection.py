@@ -174,6 +174,11 @@ class Seats(tuple[Seat, ...]):
     near: tuple[Seat, ...]
     far: tuple[Seat, ...]
 
+    @property
+    def least_s(self) -> float:
+        """With less time than this, half of what is usual, a job is not worth a signature any more."""
+        return self[0].pace.usual.median_s / 2 if self else 0.0
+
     @classmethod
     def of(cls, seats: Iterable[Seat]) -> Seats:
         """Sort them."""

@@ -202,9 +202,9 @@ class Signer:
         now = time.monotonic()
         return {ski: self._router.inventory.holders(ski, now) for ski in self._site_skis}
 
-    def pressure(self) -> Pressure:
-        """Whether signing capacity is short."""
-        return self._router.pressure(time.monotonic())
+    def pressure(self, site: str = "") -> Pressure:
+        """Whether signing capacity is short for a site, or ("") for any."""
+        return self._router.pressure(time.monotonic(), site)
 
     @property
     def waiting(self) -> int:

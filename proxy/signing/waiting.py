@@ -36,13 +36,15 @@ NEVER = float("inf")
 PACE_MEMORY_S = 2.0
 """Where nothing has left for so long, the pace before is not believed any more."""
 PACE_WEIGHT = 0.1
+STOPPED_S = 0.5
+"""A line of unknown pace from which nobody has been taken for so long is as slow as that."""
 LATE_ENTRIES = 8
 
 
 class _Line(Generic[W]):
     """The ready jobs of one site."""
 
-    __slots__ = ("clock", "count", "heaps", "last_taken", "pace_s", "resting", "site", "stride", "was_drained")
+    __slots__ = ("began", "clock", "count", "heaps", "last_taken", "pace_s", "resting", "site", "stride", "was_drained")
 
     def __init__(self, site: str, weight: float) -> None:
         self.site = site
@@ -53,6 +55,8 @@ class _Line(Generic[W]):
         """Jobs of the site that rest; the others are counted by `count`."""
         self.heaps: dict[bytes, list[tuple[float, int, W]]] = {}
         self.pace_s = 0.0
+        self.began = -1.0
+        """When somebody first asked how long one waits here since the line was empty; negative before."""
         self.last_taken = -NEVER
         self.was_drained = True
         """Nobody waited for a time after the last job was taken, so the time since then is no sign of the pace."""
@@ -96,6 +100,7 @@ class WaitingJobs(Generic[W]):
             # Who comes back does not collect what was not used meanwhile.
             line.clock = max(line.clock, self._clock)
             line.was_drained = True
+            line.began = -1.0
             self._waiting_lines[line.site] = line
         line.count += 1
         heappush(line.heaps.setdefault(job.ski, []), (job.deadline, job.place, job))
@@ -149,13 +154,17 @@ class WaitingJobs(Generic[W]):
     def expected_wait_s(self, site: str, now: float) -> float:
         """How long one more job of the site would wait for its turn; 0 where nothing is known."""
         line = self._waiting_lines.get(site)
-        if line is None or not line.pace_s:
-            return 0.0
-        since_s = now - line.last_taken
-        if line.was_drained:
-            return (line.count + 1) * line.pace_s if since_s < PACE_MEMORY_S else 0.0
-        # A line that has come to a stop is slower than its pace was.
-        return (line.count + 1) * max(line.pace_s, since_s / 4)
+        return (line.count + 1) * self._pace_of(line, now) if line is not None else 0.0
+
+    def rate_per_s(self, site: str, now: float) -> float:
+        """How many jobs of the site leave its line per second; 0 where nothing is known."""
+        line = self._waiting_lines.get(site)
+        pace_s = self._pace_of(line, now) if line is not None else 0.0
+        return 1.0 / pace_s if pace_s else 0.0
+
+    def sites(self) -> list[str]:
+        """The sites whose jobs wait for capacity."""
+        return list(self._waiting_lines)
 
     def newest_of_longest(self, site: str) -> W | None:
         """Who must go so that one of `site` may wait: a late one of the longest line; None: the new one itself."""
@@ -225,6 +234,18 @@ class WaitingJobs(Generic[W]):
             heappop(self._resting)
             self._entries -= 1
         return min(soonest, self._resting[0][0]) if self._resting else soonest
+
+    def _pace_of(self, line: _Line[W], now: float) -> float:
+        """Seconds from one job that leaves the line to the next."""
+        if line.began < 0:
+            line.began = now
+        idle_s = now - line.last_taken
+        pace_s = line.pace_s if not line.was_drained or idle_s < PACE_MEMORY_S else 0.0
+        stopped_s = now - line.began if line.was_drained else idle_s
+        if pace_s:
+            # A line that has come to a stop is slower than its pace was.
+            return max(pace_s, stopped_s / 4)
+        return stopped_s if stopped_s > STOPPED_S else 0.0
 
     def _line_of(self, site: str) -> _Line[W]:
         line = self._lines.get(site)

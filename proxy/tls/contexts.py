@@ -67,6 +67,11 @@ class Contexts:
         """The site for a client's `clean_server_name` ("" for none), or None where the client must be refused."""
         return self._sites.find(server_name)
 
+    def site_named(self, server_name: str) -> str:
+        """The name of that site, or "" where there is none."""
+        site = self.find(server_name)
+        return site.name if site is not None else ""
+
     def choose_protocol(self, offered: bytes) -> Any:
         """Our best ALPN protocol that the client offered, as a char array; None where none is shared.
 

@@ -14,7 +14,7 @@ from proxy.base.jobs import SignJob
 from proxy.base.observe import DoorDecision, ProxyObserver
 from proxy.base.policy import RoutingPolicy
 from proxy.config.schema import SiteConfig, TlsConfig
-from proxy.edge.door import Door
+from proxy.edge.door import Doors
 from proxy.edge.listener import EdgeListener
 from proxy.edge.shared import EdgeServices, EdgeTimes
 from proxy.signing.pressure import NO_PRESSURE, Pressure
@@ -133,15 +133,15 @@ class Recorder(ProxyObserver):
         self.crashes.append(name)
 
 
-class HandDoor(Door):
-    """Lets in sessions, and as many others as the test says."""
+class HandDoors(Doors):
+    """Let in sessions, and as many others as the test says."""
 
     def __init__(self) -> None:
         super().__init__(RoutingPolicy())
         self.room = 0
         self.asked: list[tuple[str, bool]] = []
 
-    def decide(self, client_ip: str, rate_per_s: float, now: float, *, offers_session: bool) -> DoorDecision:
+    def decide(self, site: str, client_ip: str, rate_per_s: float, now: float, *, offers_session: bool) -> DoorDecision:
         self.asked.append((client_ip, offers_session))
         if offers_session:
             return DoorDecision.RESUMABLE
@@ -192,14 +192,14 @@ class Edge:
         signer: HandSigner,
         times: EdgeTimes,
         max_connections: int,
-        door: Door | None = None,
+        doors: Doors | None = None,
     ) -> None:
         self.signer = signer
         self.observer = Recorder()
         self.protocols: list[Echo] = []
         self.new_protocol: Callable[[], Echo] = Echo
         self.pressure = NO_PRESSURE
-        self.door = HandDoor()
+        self.doors = HandDoors()
         self.engines = 0
         self._contexts = contexts
         services = EdgeServices(
@@ -207,8 +207,9 @@ class Edge:
             submit=signer.submit,
             new_protocol=self._make,
             observer=self.observer,
-            pressure=lambda: self.pressure,
-            door=door or self.door,
+            pressure=lambda _site: self.pressure,
+            doors=doors or self.doors,
+            site_of=contexts.site_named,
         )
         self.bound = socket.create_server(("127.0.0.1", 0))
         self.port: int = self.bound.getsockname()[1]
@@ -228,7 +229,7 @@ class Edge:
     def run_short(self, *, room: int = 0) -> None:
         """Be short of signatures, and let in `room` full handshakes more."""
         self.pressure = Pressure(is_short=True, rate_per_s=100.0, wait_s=1.0)
-        self.door.room = room
+        self.doors.room = room
 
     @property
     def protocol(self) -> Echo:

@@ -9,7 +9,7 @@ import pytest
 import pytest_asyncio
 import uvloop
 
-from proxy.edge.door import Door
+from proxy.edge.door import Doors
 from proxy.edge.shared import EdgeTimes
 from proxy.tls.contexts import Contexts
 from tests.support import pki
@@ -38,10 +38,10 @@ async def make_edge(contexts_and_keys) -> AsyncIterator[MakeEdge]:
         times: EdgeTimes | None = None,
         max_connections: int = 1000,
         site: Site | None = None,
-        door: Door | None = None,
+        doors: Doors | None = None,
     ) -> Edge:
         contexts, keys = site or contexts_and_keys
-        edge = Edge(contexts, HandSigner(keys), times or EdgeTimes(), max_connections, door)
+        edge = Edge(contexts, HandSigner(keys), times or EdgeTimes(), max_connections, doors)
         edges.append(edge)
         return await edge.start()
 

@@ -15,7 +15,7 @@ import pytest
 from proxy.base.errors import TlsReason
 from proxy.base.observe import DoorDecision
 from proxy.base.policy import RoutingPolicy
-from proxy.edge.door import MIN_POT, Door
+from proxy.edge.door import MIN_POT, Doors
 from proxy.edge.greeting import OVERLOADED_ALERT
 from proxy.edge.shared import EdgeTimes
 from proxy.signing.pressure import NO_PRESSURE, Pressure
@@ -71,7 +71,7 @@ async def test_without_a_shortage_nobody_looks_at_the_hello(make_edge, monkeypat
     edge = await make_edge()
     _, writer = await edge.connect()
     await until(lambda: bool(edge.protocols))
-    assert (edge.door.asked, edge.observer.door) == ([], [])
+    assert (edge.doors.asked, edge.observer.door) == ([], [])
     writer.close()
 
 
@@ -88,7 +88,7 @@ async def test_a_full_handshake_is_refused_at_once_and_nothing_is_done_for_it(ma
     assert time.monotonic() - began < REFUSED_WITHIN_S
     assert (edge.engines, edge.signer.jobs) == (0, [])
     assert edge.observer.failed == [("", TlsReason.OVERLOADED)]
-    assert (edge.door.asked, edge.observer.door) == ([("127.0.0.1", False)], [SHED])
+    assert (edge.doors.asked, edge.observer.door) == ([("127.0.0.1", False)], [SHED])
 
 
 async def test_the_refusal_is_one_record_and_then_the_end(make_edge) -> None:
@@ -139,7 +139,7 @@ async def test_a_shortage_that_begins_behind_the_hello_still_asks_for_the_signat
 
 
 async def test_a_crowd_before_the_real_door_gets_what_can_be_signed_and_the_rest_hears_so_at_once(make_edge) -> None:
-    edge = await make_edge(door=Door(RoutingPolicy()))
+    edge = await make_edge(doors=Doors(RoutingPolicy()))
     edge.pressure = Pressure(is_short=True, rate_per_s=10.0, wait_s=1.0)
     began = time.monotonic()
     met = await asyncio.gather(*(edge.connect() for _ in range(60)), return_exceptions=True)
@@ -178,7 +178,7 @@ async def test_a_ticket_of_somebody_else_does_not_get_past_the_door(make_edge, v
     assert edge.observer.door == [RESUMABLE, SHED]
     assert edge.observer.failed == [(NAME, TlsReason.OVERLOADED)]
     assert edge.signer.jobs == []
-    edge.door.room = 1
+    edge.doors.room = 1
     again = await asyncio.to_thread(meet, edge.port, context, foreign.session)
     assert not again.is_resumed
     assert edge.observer.door[2:] == [RESUMABLE, ADMITTED]
@@ -196,7 +196,7 @@ async def test_a_hello_in_pieces_is_kept_until_it_is_whole(make_edge) -> None:
         writer.write(hello[at : min(at + 100, len(hello) - 1)])
         await asyncio.sleep(0.002)  # so that they come one by one, mostly
     await arrive(edge, 1)
-    assert (edge.engines, edge.door.asked) == (0, [])
+    assert (edge.engines, edge.doors.asked) == (0, [])
     writer.write(hello[-1:])
     while True:
         incoming.write(await asyncio.wait_for(reader.read(65_536), 5))

@@ -11,6 +11,6 @@ def test_the_defaults_are_those_of_the_config() -> None:
 
 def test_without_a_word_nothing_is_short_and_each_worker_has_a_door_of_its_own() -> None:
     one, other = (EdgeServices(None, None, None, ProxyObserver()) for _ in range(2))  # type: ignore[arg-type]
-    assert not one.pressure().is_short
-    assert one.door is not other.door
-    assert not one.door.is_open
+    assert not one.pressure("").is_short
+    assert one.doors is not other.doors
+    assert not one.doors.is_open
