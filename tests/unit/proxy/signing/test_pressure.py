@@ -22,11 +22,11 @@ LONGEST_S = 2.0
 
 def wait(gauge: PressureGauge, wait_s: float) -> Pressure:
     """Read it while a job would wait so long."""
-    return gauge.read(1000, lambda: 1000 / wait_s)
+    return gauge.read(wait_s, lambda: 200.0)
 
 
-def test_the_wait_is_what_waits_by_the_rate() -> None:
-    found = PressureGauge(LONGEST_S).read(50, lambda: 200.0)
+def test_it_says_how_long_one_waits_and_what_is_made() -> None:
+    found = wait(PressureGauge(LONGEST_S), 0.25)
     assert (found.rate_per_s, found.wait_s) == (200.0, 0.25)
 
 
@@ -47,10 +47,5 @@ def test_where_nobody_waits_there_is_no_pressure_and_no_question() -> None:
     def rate() -> float:
         raise AssertionError("to ask costs time in each handshake")
 
-    assert gauge.read(0, rate) is NO_PRESSURE
+    assert gauge.read(0.0, rate) is NO_PRESSURE
     assert not wait(gauge, LONGEST_S * (SHORT_FROM + SHORT_UNTIL) / 2).is_short
-
-
-def test_nodes_that_sign_nothing_are_short_of_everything() -> None:
-    found = PressureGauge(LONGEST_S).read(1, lambda: 0.0)
-    assert (found.is_short, found.wait_s) == (True, float("inf"))

@@ -9,6 +9,7 @@ import pytest
 from proxy.base.errors import SigningReason
 from proxy.base.policy import RoutingPolicy
 from proxy.signing.facts import NodeFacts
+from proxy.signing.pressure import NO_PRESSURE
 from proxy.signing.queueing import JobQueue, Refused
 from proxy.signing.selection import Seats
 from tests.support.seats import OTHER, job, policy, seat, seats
@@ -122,3 +123,14 @@ def test_in_a_full_queue_one_of_the_longest_line_goes(is_resting: bool) -> None:
     assert [gone for gone, _ in queue.enter(flood, up(), 1.0)] == [flood]
     assert [gone for gone, _ in queue.rest(flood, 2.0)] == [flood]
     assert not flood.place
+
+
+def test_a_site_is_short_of_capacity_by_its_own_line() -> None:
+    queue = make()
+    now = backlog(queue, 60, 0.01)
+    queue.jobs.add(job(site="other"))
+    found = queue.pressure(now, "site", lambda _now: 7.0)
+    assert (found.is_short, found.rate_per_s, found.wait_s) == (True, pytest.approx(100.0), pytest.approx(0.61))
+    assert queue.pressure(now, "other", lambda _now: 7.0) is NO_PRESSURE
+    assert queue.pressure(now, "", lambda _now: 7.0) == found, "any site counts where none is named"
+    assert make().pressure(now, "", lambda _now: 7.0) is NO_PRESSURE

@@ -170,6 +170,13 @@ def test_a_zone_is_not_asked_only_because_it_was_not_asked_for_long() -> None:
     assert chosen(near, far, routing=routing, now=100.0) == {"near"}
 
 
+def test_half_of_what_is_usual_is_the_least_time_worth_a_signature() -> None:
+    node = seat("a")
+    assert (seats([node]).least_s, seats([]).least_s) == (0.0, 0.0)
+    node.pace.usual.median_s = 0.02
+    assert seats([node]).least_s == 0.01
+
+
 def spread(nodes: list[Seat], per_s: float, *, span_s: float = 4.0, rng_seed: int = 1) -> dict[str, float]:
     """Shares of the jobs when they come at this rate and every node takes 10 ms for each."""
     rng, among = Random(rng_seed), seats(nodes)

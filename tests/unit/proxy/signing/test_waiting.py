@@ -10,7 +10,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from proxy.signing.waiting import NEVER, PACE_MEMORY_S, SWEEP_FROM, WaitingJobs
+from proxy.signing.waiting import NEVER, PACE_MEMORY_S, STOPPED_S, SWEEP_FROM, WaitingJobs
 
 A, B = b"a" * 20, b"b" * 20
 
@@ -161,15 +161,31 @@ def test_a_line_that_has_stopped_is_expected_to_be_slower() -> None:
     assert waits[-1] > 100 * waits[0]
 
 
-def test_a_pace_outlives_an_empty_line_but_not_for_long() -> None:
+@pytest.mark.parametrize(("after_s", "expected_s"), [(PACE_MEMORY_S / 2, 10 * 0.5), (PACE_MEMORY_S, 0.0)])
+def test_a_pace_outlives_an_empty_line_but_not_for_long(after_s: float, expected_s: float) -> None:
     queue: Queue = WaitingJobs(1000)
     add(queue, 20, "x")
-    now = drain(queue, 20, 0.5, 100.0)
+    now = drain(queue, 20, 0.5, 100.0) + after_s
     add(queue, 9, "x")
-    assert queue.expected_wait_s("x", now + PACE_MEMORY_S / 2) == pytest.approx(10 * 0.5)
-    assert queue.expected_wait_s("x", now + PACE_MEMORY_S) == 0.0
-    take(queue, now + 100.0)
-    assert queue.expected_wait_s("x", now + 100.0) == 0.0
+    assert queue.expected_wait_s("x", now) == pytest.approx(expected_s)
+    assert queue.rate_per_s("x", now) == pytest.approx(10 / expected_s if expected_s else 0.0)
+
+
+def test_a_pace_before_a_long_stop_is_forgotten() -> None:
+    queue: Queue = WaitingJobs(1000)
+    add(queue, 30, "x")
+    now = drain(queue, 20, 0.5, 100.0) + 100.0
+    take(queue, now)
+    assert queue.expected_wait_s("x", now) == 0.0
+
+
+def test_a_line_that_never_moved_is_as_slow_as_it_is_old() -> None:
+    queue: Queue = WaitingJobs(1000)
+    add(queue, 9, "x")
+    waits = [queue.expected_wait_s("x", 100.0 + since_s) for since_s in (0.0, STOPPED_S / 2, STOPPED_S * 2)]
+    assert waits == pytest.approx([0.0, 0.0, 10 * STOPPED_S * 2])
+    assert queue.sites() == ["x"]
+    assert queue.rate_per_s("other", 100.0) == queue.expected_wait_s("other", 100.0) == 0.0
 
 
 def test_times_without_a_line_are_no_pace() -> None:
