@@ -23,6 +23,7 @@ class RoutedJob:
         "job",
         "last_error",
         "not_before",
+        "owes_retry",
         "owner",
         "place",
         "refused",
@@ -57,6 +58,8 @@ class RoutedJob:
         """Nodes that will never sign it, because their access list says so."""
         self.not_before = 0.0
         """No node is asked a second time before this."""
+        self.owes_retry = False
+        """Its next attempt is to be paid for first."""
         self.waits_until = 0.0
         """While no node of its key is up, it waits until this; 0 while one is."""
         self.last_error: SigningError | None = None

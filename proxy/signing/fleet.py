@@ -21,9 +21,10 @@ from hsm.wire.schemes import KeyFamily, KeyType
 from proxy.base.errors import SigningReason
 from proxy.base.jobs import SignJob
 from proxy.base.policy import NodeAddress, RoutingPolicy, SigningPolicy
+from proxy.signing.capacity import capacity_of
 from proxy.signing.commands import Attempt, Command, NodeEjected, NodeReturned
 from proxy.signing.facts import NodeFacts
-from proxy.signing.headroom import CapacityBasis, NodeCapacity
+from proxy.signing.headroom import NodeCapacity
 from proxy.signing.inventory import MAX_REMEMBERED, Inventory
 from proxy.signing.latency import Pace, Usual
 from proxy.signing.selection import NodeLoad, Seat, Seats
@@ -36,8 +37,6 @@ SUSPECT_S = 3.0
 CALM_STEP_S = 0.1
 KEYS_SPAN_S = 5.0
 """A key counts as in use for up to twice this long after its last job."""
-MEASURED_FOR_S = 600.0
-"""How long a measured capacity is believed."""
 RATE_SPAN_S = 0.05
 _FAULTS = frozenset({SigningReason.TIMEOUT, SigningReason.NODE_ERROR})
 _ALL = frozenset(KeyFamily)
@@ -71,6 +70,8 @@ class Fleet:
         self._returns: list[tuple[float, int, NodeLoad, Seat | None]] = []
         self._returns_made = 0
         self._rate = (0.0, 0.0)
+        self._busy_until = 0.0
+        """No node is busy any more from this time on."""
         self._calm_times: deque[float] = deque(maxlen=2 * int(SUSPECT_S / CALM_STEP_S))  # when suspicions end
         for address in nodes:
             self.add(address)
@@ -119,6 +120,10 @@ class Fleet:
                 self._seats.clear()
             self._seats[ski] = found
         return found
+
+    def has_node_for(self, ski: bytes, now: float) -> bool:
+        """Whether a node that can be asked holds the key, or may hold it."""
+        return any(seat.load.is_up for seat in self.seats_of(ski, now))
 
     def note_job(self, job: SignJob, now: float) -> None:
         """A job came: its key is in use, which matters to how much of a node one key may take."""
@@ -233,8 +238,11 @@ class Fleet:
         """When jobs in line may be sent though nothing else happens: a busy node, or one that hung, is asked again."""
         while self._calm_times and self._calm_times[0] <= now:
             self._calm_times.popleft()
-        busy = (load.busy_until for load in self.loads.values() if load.is_up and load.busy_until > now)
-        return min(min(busy, default=NEVER), self._calm_times[0] if self._calm_times else NEVER)
+        soonest = self._calm_times[0] if self._calm_times else NEVER
+        if now < self._busy_until:
+            busy = (load.busy_until for load in self.loads.values() if load.is_up and load.busy_until > now)
+            soonest = min(soonest, min(busy, default=NEVER))
+        return soonest
 
     def let_in(self, now: float, commands: list[Command]) -> None:
         """End every ejection whose time has come."""
@@ -261,27 +269,7 @@ class Fleet:
 
     def capacities(self, now: float) -> list[NodeCapacity]:
         """What each node makes and can make."""
-        return [self._capacity(load, now) for load in self.loads.values()]
-
-    def _capacity(self, load: NodeLoad, now: float) -> NodeCapacity:
-        rate, window = load.rate.read(now), load.window
-        if load.capacity_per_s:
-            capacity, basis = load.capacity_per_s, CapacityBasis.CONFIGURED
-        elif window.measured_per_s and now - window.measured_at < MEASURED_FOR_S:
-            capacity, basis = max(window.measured_per_s, rate), CapacityBasis.MEASURED
-        else:
-            base_s = max((pace.base_s for pace in load.paces.values()), default=0.0)
-            reckoned = load.limit / (base_s * self._routing.window_tolerance) if base_s else 0.0
-            capacity, basis = max(rate, reckoned), CapacityBasis.ESTIMATED
-        return NodeCapacity(
-            name=load.name,
-            is_up=load.is_up and load.out_families != _ALL,
-            rate_per_s=rate,
-            capacity_per_s=capacity,
-            basis=basis,
-            window=load.limit,
-            latency_s=max((pace.average.read(now) for pace in load.paces.values()), default=0.0),
-        )
+        return [capacity_of(load, self._routing, now) for load in self.loads.values()]
 
     # machinery
 
@@ -334,6 +322,7 @@ class Fleet:
             load.busy_streak += 1  # once for all that were under way
         grown_s = min(BUSY_MIN_S * (1 << min(max(load.busy_streak - 1, 0), 8)), BUSY_MAX_S)
         load.busy_until = now + (grown_s if retry_after_s is None else min(max(retry_after_s, BUSY_MIN_S), BUSY_MAX_S))
+        self._busy_until = max(self._busy_until, load.busy_until)
         if load.window.refused(load.in_flight - 1, now):
             self._resize(load)
 

@@ -29,19 +29,14 @@ from hsm.wire.schemes import KeyType
 from proxy.base.errors import SigningError, SigningReason
 from proxy.base.policy import NodeAddress, RoutingPolicy, SigningPolicy
 from proxy.signing import endings
-from proxy.signing.attempts import Attempts
-from proxy.signing.budget import ShareBudget
-from proxy.signing.commands import Attempt, CancelAttempt, Command, DelayRetry, Fail, Finish, RoutedJob, SendTo
+from proxy.signing.commands import Attempt, CancelAttempt, Command, Finish, RoutedJob
+from proxy.signing.dispatch import Dispatch
 from proxy.signing.facts import NodeFacts
 from proxy.signing.fleet import Fleet
-from proxy.signing.hedging import Hedges
 from proxy.signing.inventory import Inventory
 from proxy.signing.pressure import NO_PRESSURE, Pressure
-from proxy.signing.queueing import JobQueue, Refused
-from proxy.signing.selection import BestOfTwo, NodeLoad, Seat, Seats, Selection
-
-RETRY_BURST = 100.0
-"""Retries that may be made at once, whatever the traffic: as many as one node may owe when it stops answering."""
+from proxy.signing.queueing import JobQueue
+from proxy.signing.selection import BestOfTwo, NodeLoad, Selection
 
 
 class Router:
@@ -58,17 +53,13 @@ class Router:
         site_weights: Mapping[str, float] | None = None,
         selection: Selection | None = None,
     ) -> None:
-        self._policy = policy
-        self._routing = routing = routing or RoutingPolicy()
-        self._rng = rng
-        self._selection: Selection = selection or BestOfTwo(routing, rng)
+        routing = routing or RoutingPolicy()
+        self._policy, self._rng = policy, rng
         self._fleet = Fleet(nodes, policy, routing, kinds or {})
         self._queue = JobQueue(policy, routing, site_weights or {})
         self._waiting = self._queue.jobs
-        self._attempts = Attempts()
-        self._hedges = Hedges(routing.hedge_share)
-        self._retries = ShareBudget(routing.retry_share, burst=RETRY_BURST, initial=RETRY_BURST)
-        self._is_stopping = False
+        selection = selection or BestOfTwo(routing, rng)
+        self._dispatch = Dispatch(self._fleet, self._queue, selection, policy, routing)
 
     # questions
 
@@ -80,7 +71,7 @@ class Router:
     @property
     def active(self) -> int:
         """Attempts under way."""
-        return len(self._attempts)
+        return len(self._dispatch.attempts)
 
     @property
     def inventory(self) -> Inventory:
@@ -98,7 +89,7 @@ class Router:
 
     def has_node_for(self, ski: bytes, now: float) -> bool:
         """Whether a node that can be asked holds the key, or may hold it."""
-        return any(seat.load.is_up for seat in self._fleet.seats_of(ski, now))
+        return self._fleet.has_node_for(ski, now)
 
     def pressure(self, now: float, site: str = "") -> Pressure:
         """Whether capacity is short for a site, or ("") for any: cheap enough to be asked for each handshake."""
@@ -106,7 +97,7 @@ class Router:
 
     def next_time(self, now: float) -> float:
         """When `on_time` is due; infinity when nothing is."""
-        soonest = min(self._fleet.next_return(), self._hedges.next_time())
+        soonest = min(self._fleet.next_return(), self._dispatch.hedges.next_time())
         if self._waiting:
             soonest = min(soonest, self._waiting.next_time())
             if self._waiting.has_ready():
@@ -118,13 +109,17 @@ class Router:
     def submit(self, routed: RoutedJob, now: float) -> list[Command]:
         """Begin a job: send it, let it wait, or refuse it."""
         commands: list[Command] = []
-        self._retries.earn()
-        self._hedges.earn()
-        if self._is_stopping:
-            self._fail(routed, endings.stopped(), commands)
+        self._dispatch.retries.earn()
+        self._dispatch.hedges.earn()
+        if self._dispatch.is_stopping:
+            self._dispatch.fail(routed, endings.stopped(), commands)
         else:
             self._fleet.note_job(routed.job, now)
-            self._place(routed, now, commands)
+            if self._waiting.has_line(routed.site, routed.ski):
+                # Who came earlier waits: there is no room, and no need to look.
+                self._dispatch.refuse(self._queue.enter(routed, self._fleet.seats_of(routed.ski, now), now), commands)
+            else:
+                self._dispatch.place(routed, now, commands)
         return commands
 
     def cancel(self, routed: RoutedJob, now: float) -> list[Command]:
@@ -136,27 +131,27 @@ class Router:
         self._waiting.remove(routed)
         for attempt in (routed.attempt, routed.hedge):
             if attempt is not None:
-                self._attempts.end(attempt)
+                self._dispatch.attempts.end(attempt)
                 commands.append(CancelAttempt(attempt))
-                self._fill(attempt.seat.load, now, commands)
+                self._dispatch.fill(attempt.seat.load, now, commands)
         return commands
 
     def stop(self) -> list[Command]:
         """Fail every job that waits; take no new ones. Jobs at a node may finish."""
-        self._is_stopping = True
+        self._dispatch.is_stopping = True
         commands: list[Command] = []
         for routed in self._waiting.take_all():
-            self._fail(routed, endings.stopped(), commands)
+            self._dispatch.fail(routed, endings.stopped(), commands)
         return commands
 
     def abandon(self) -> list[Command]:
         """Fail every job that is left, at once."""
         commands = self.stop()
-        for attempt in self._attempts.all():
-            self._attempts.end(attempt)
+        for attempt in self._dispatch.attempts.all():
+            self._dispatch.attempts.end(attempt)
             commands.append(CancelAttempt(attempt))
             if not attempt.routed.is_over:
-                self._fail(attempt.routed, endings.stopped(), commands)
+                self._dispatch.fail(attempt.routed, endings.stopped(), commands)
         return commands
 
     # what became of an attempt
@@ -168,14 +163,14 @@ class Router:
             return commands
         seat, routed = attempt.seat, attempt.routed
         self._fleet.signed(seat, now - attempt.started, now)
-        self._attempts.end(attempt)
+        self._dispatch.attempts.end(attempt)
         routed.is_over = True
         commands.append(Finish(routed, signature, seat.name, attempt.is_hedge))
         other = routed.attempt or routed.hedge
         if other is not None:
-            self._outrun(other, now, commands)
+            self._dispatch.outrun(other, now, commands)
         if self._waiting:
-            self._fill(seat.load, now, commands)
+            self._dispatch.fill(seat.load, now, commands)
         return commands
 
     def on_error(
@@ -193,13 +188,13 @@ class Router:
             return commands
         routed = attempt.routed
         self._fleet.failed(attempt, error.reason, now, retry_after_s, commands)
-        self._attempts.end(attempt)
+        self._dispatch.attempts.end(attempt)
         endings.note(routed, attempt.node, error, now, self._policy.retry_backoff_s * self._rng.uniform(0.5, 1.0))
         if routed.attempt is None and routed.hedge is None:
-            self._try_again(routed, error, now, commands, is_final=is_final)
+            self._dispatch.try_again(routed, error, now, commands, is_final=is_final)
         if error.reason in endings.NARROWS:
-            self._rest_the_lonely(now, commands)
-        self._fill_all(now, commands)
+            self._dispatch.rest_the_lonely(now, commands)
+        self._dispatch.fill_all(now, commands)
         return commands
 
     def on_attempt_timeout(self, attempt: Attempt, now: float) -> list[Command]:
@@ -214,10 +209,10 @@ class Router:
         was_usable = self._fleet.loads[node].is_up
         is_better = self._fleet.learn_facts(node, facts, now)
         if was_usable and not facts.is_usable:
-            self._rest_the_lonely(now, commands)
+            self._dispatch.rest_the_lonely(now, commands)
         if is_better:
-            self._place_all(self._waiting.take_resting(), now, commands)
-        self._fill_all(now, commands)
+            self._dispatch.place_all(self._waiting.take_resting(), now, commands)
+        self._dispatch.fill_all(now, commands)
         return commands
 
     def on_link_lost(self, node: str, now: float) -> list[Command]:
@@ -226,7 +221,7 @@ class Router:
         load = self._fleet.loads[node]
         load.is_paused = False
         error = SigningError(SigningReason.LINK_LOST, "the link was lost", node=node)
-        for attempt in self._attempts.at(load):
+        for attempt in self._dispatch.attempts.at(load):
             commands += self.on_error(attempt, error, now)
         return commands
 
@@ -235,20 +230,20 @@ class Router:
         load = self._fleet.loads[node]
         load.is_paused = is_paused
         commands: list[Command] = []
-        self._fill(load, now, commands)
+        self._dispatch.fill(load, now, commands)
         return commands
 
     def on_keys(self, node: str, skis: Iterable[bytes] | None, now: float) -> list[Command]:
         """The node listed its keys (None: it can't). Jobs that no node can ever sign fail now."""
         self.inventory.learn(node, skis)
-        return self._place_all(self._waiting.take_all(), now, [])
+        return self._dispatch.place_all(self._waiting.take_all(), now, [])
 
     def on_key_missing(self, node: str, ski: bytes, now: float) -> list[Command]:
         """A probe found that the node lacks a key. Jobs that no node can ever sign fail now."""
         self.inventory.learn_missing(node, ski, now)
         commands: list[Command] = []
-        self._rest_the_lonely(now, commands)
-        self._fill_all(now, commands)
+        self._dispatch.rest_the_lonely(now, commands)
+        self._dispatch.fill_all(now, commands)
         return commands
 
     def on_proven(self, node: str, ski: bytes, took_s: float, now: float) -> None:
@@ -264,134 +259,19 @@ class Router:
         """A node is gone for good; its jobs go elsewhere at once."""
         commands = self.on_link_lost(node, now)
         self._fleet.remove(node, now)
-        return self._place_all(self._waiting.take_all(), now, commands)
+        return self._dispatch.place_all(self._waiting.take_all(), now, commands)
 
     def on_time(self, now: float) -> list[Command]:
         """Act on every deadline, rest, hedge, busy time and ejection that has come."""
         commands: list[Command] = []
         if self._fleet.next_return() <= now:
             self._fleet.let_in(now, commands)
-            self._place_all(self._waiting.take_resting(), now, commands)
-        for attempt in self._hedges.due(now):
-            self._hedge(attempt, now, commands)
+            self._dispatch.place_all(self._waiting.take_resting(), now, commands)
+        for attempt in self._dispatch.hedges.due(now):
+            self._dispatch.hedge(attempt, now, commands)
         if self._waiting:
             for routed in list(self._waiting.take_expired(now)):
-                self._fail_late(routed, now, commands)
-            self._place_all(list(self._waiting.take_rested(now)), now, commands)
-        self._fill_all(now, commands)
+                self._dispatch.fail_late(routed, now, commands)
+            self._dispatch.place_all(list(self._waiting.take_rested(now)), now, commands)
+        self._dispatch.fill_all(now, commands)
         return commands
-
-    # decisions
-
-    def _place(self, routed: RoutedJob, now: float, commands: list[Command]) -> None:
-        """Send a job to the best node, or let it wait, or fail it."""
-        seats = self._fleet.seats_of(routed.ski, now)
-        if now + seats.least_s >= routed.deadline:
-            return self._fail_late(routed, now, commands)
-        seat = self._selection.choose(seats, now, routed.tried)
-        if seat is None and routed.tried and now >= routed.not_before:
-            seat = self._choose_again(routed, seats, now)
-        if seat is not None:
-            return self._send(routed, seat, now, commands)
-        if all(seat.name in routed.refused for seat in seats):
-            return self._fail(routed, endings.nowhere(routed), commands)
-        if self._is_stopping:
-            return self._fail(routed, endings.stopped(), commands)
-        return self._refuse(self._queue.enter(routed, seats, now), commands)
-
-    def _choose_again(self, routed: RoutedJob, seats: Seats, now: float) -> Seat | None:
-        """Begin another round, in which every node may be asked once more."""
-        seat = self._selection.choose(seats, now, routed.refused)
-        if seat is not None:
-            routed.rounds += 1
-            routed.tried = routed.refused
-        return seat
-
-    def _try_again(
-        self, routed: RoutedJob, error: SigningError, now: float, commands: list[Command], *, is_final: bool
-    ) -> None:
-        """No attempt is left: another one, if there may be one."""
-        if is_final or routed.attempts >= self._policy.max_attempts:
-            self._fail(routed, error, commands)
-        elif now >= routed.deadline:
-            self._fail_late(routed, now, commands)
-        elif error.reason in endings.PAID and not self._retries.spend():
-            if self._is_stopping:
-                return self._fail(routed, endings.stopped(), commands)
-            commands.append(DelayRetry(routed))
-            until = max(routed.not_before, now + self._policy.retry_backoff_s)
-            self._refuse(self._queue.rest(routed, until), commands)
-        else:
-            self._place(routed, now, commands)
-
-    def _send(self, routed: RoutedJob, seat: Seat, now: float, commands: list[Command]) -> None:
-        routed.waits_until = 0.0
-        usual = seat.pace.usual
-        usual.refresh(now)
-        attempt = self._attempts.begin(routed, seat, now, self._fleet.attempt_timeout_s(seat))
-        self._hedges.note(attempt, usual.slow_s, now)
-        commands.append(SendTo(attempt))
-
-    def _hedge(self, attempt: Attempt, now: float, commands: list[Command]) -> None:
-        """Ask a second node beside a slow one, where that takes nothing from jobs that have no node yet."""
-        routed = attempt.routed
-        if routed.hedge is not None or self._waiting or now >= attempt.deadline:
-            return
-        seats = self._fleet.seats_of(routed.ski, now)
-        seat = self._hedges.take(
-            attempt, lambda: self._selection.choose(seats, now, (*routed.tried, attempt.node)), now
-        )
-        if seat is not None:
-            timeout_s = self._fleet.attempt_timeout_s(seat)
-            commands.append(SendTo(self._attempts.begin(routed, seat, now, timeout_s, is_hedge=True)))
-
-    def _outrun(self, attempt: Attempt, now: float, commands: list[Command]) -> None:
-        """Another node was faster than this attempt."""
-        self._fleet.outrun(attempt.seat, now - attempt.started, now)
-        self._attempts.end(attempt)
-        commands.append(CancelAttempt(attempt, is_outrun=True))
-        self._fill(attempt.seat.load, now, commands)
-
-    def _rest_the_lonely(self, now: float, commands: list[Command]) -> None:
-        """Jobs in line whose key has no node any more that may be asked: they wait for one, or fail."""
-        lonely = self._waiting.take_ready(lambda ski: not self.has_node_for(ski, now))
-        self._place_all(lonely, now, commands)
-
-    def _place_all(self, jobs: Iterable[RoutedJob], now: float, commands: list[Command]) -> list[Command]:
-        for routed in jobs:
-            self._place(routed, now, commands)
-        return commands
-
-    def _fill_all(self, now: float, commands: list[Command]) -> None:
-        """Give waiting jobs to whoever may have room: a node is asked also because a better one is no more."""
-        if self._waiting:
-            for load in list(self._fleet.loads.values()):
-                self._fill(load, now, commands)
-
-    def _fill(self, load: NodeLoad, now: float, commands: list[Command]) -> None:
-        """Give waiting jobs to a node that may have room. Each turn sends or ends one job, so this ends."""
-        while self._waiting and load.can_take(now):
-            routed = self._waiting.first_ready(lambda ski: self._is_due(ski, now))
-            if routed is None:
-                return
-            self._waiting.remove(routed)
-            self._place(routed, now, commands)
-            if routed.attempt is not None:
-                self._waiting.served(routed, now)
-
-    def _is_due(self, ski: bytes, now: float) -> bool:
-        seats = self._fleet.seats_of(ski, now)
-        return not seats or self._selection.choose(seats, now) is not None
-
-    # bookkeeping
-
-    def _refuse(self, refused: Refused, commands: list[Command]) -> None:
-        for routed, error in refused:
-            self._fail(routed, error, commands)
-
-    def _fail(self, routed: RoutedJob, error: SigningError, commands: list[Command]) -> None:
-        routed.is_over = True
-        commands.append(Fail(routed, error))
-
-    def _fail_late(self, routed: RoutedJob, now: float, commands: list[Command]) -> None:
-        self._fail(routed, endings.too_late(routed, has_node=self.has_node_for(routed.ski, now)), commands)

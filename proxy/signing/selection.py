@@ -148,6 +148,10 @@ class Seat:
         """Whether one more request for this key may be sent now, its rank aside."""
         return self.in_flight < self.load.key_limit and self.load.can_take(now)
 
+    def is_free(self, now: float) -> bool:
+        """Whether it may be asked now, with nothing against it."""
+        return self.can_take(now) and self.rank(now) == 1
+
     @property
     def is_out(self) -> bool:
         """Whether it is out of rotation."""
@@ -173,6 +177,7 @@ class Seats(tuple[Seat, ...]):
 
     near: tuple[Seat, ...]
     far: tuple[Seat, ...]
+    by_name: dict[str, Seat]
 
     @property
     def least_s(self) -> float:
@@ -183,6 +188,7 @@ class Seats(tuple[Seat, ...]):
     def of(cls, seats: Iterable[Seat]) -> Seats:
         """Sort them."""
         made = cls(seats)
+        made.by_name = {seat.name: seat for seat in made}
         made.near = tuple(seat for seat in made if seat.load.is_local)
         made.far = tuple(seat for seat in made if not seat.load.is_local)
         return made

@@ -75,6 +75,8 @@ class WaitingJobs(Generic[W]):
         self._entries = 0
         self._next_place = 0
         self._clock = 0.0
+        self._soonest = NEVER
+        """No ready job's deadline is earlier; the one that it was of may have left."""
 
     def __len__(self) -> int:
         return self._count
@@ -96,6 +98,8 @@ class WaitingJobs(Generic[W]):
             heappush(self._resting, (min(rest_until, job.deadline), -job.place, job))
             job.place = -job.place
             return
+        if not self._waiting_lines:
+            self._soonest = NEVER
         if not line.count:
             # Who comes back does not collect what was not used meanwhile.
             line.clock = max(line.clock, self._clock)
@@ -103,6 +107,8 @@ class WaitingJobs(Generic[W]):
             line.began = -1.0
             self._waiting_lines[line.site] = line
         line.count += 1
+        if job.deadline < self._soonest:
+            self._soonest = job.deadline
         heappush(line.heaps.setdefault(job.ski, []), (job.deadline, job.place, job))
 
     def remove(self, job: W) -> None:
@@ -162,6 +168,11 @@ class WaitingJobs(Generic[W]):
         pace_s = self._pace_of(line, now) if line is not None else 0.0
         return 1.0 / pace_s if pace_s else 0.0
 
+    def has_line(self, site: str, ski: bytes) -> bool:
+        """Whether jobs of the site wait for capacity to sign with this key."""
+        line = self._waiting_lines.get(site)
+        return line is not None and self._head(line, ski) is not None
+
     def sites(self) -> list[str]:
         """The sites whose jobs wait for capacity."""
         return list(self._waiting_lines)
@@ -185,6 +196,8 @@ class WaitingJobs(Generic[W]):
                 while (entry := self._head(line, ski)) is not None and entry[0] <= now:
                     self.remove(entry[2])
                     yield entry[2]
+        heads = (self._head(line, ski) for line in self._waiting_lines.values() for ski in list(line.heaps))
+        self._soonest = min((entry[0] for entry in heads if entry is not None), default=NEVER)
 
     def take_rested(self, now: float) -> Iterator[W]:
         """Take out every job that has rested enough; it may have reached its deadline."""
@@ -223,13 +236,8 @@ class WaitingJobs(Generic[W]):
         return bool(self._waiting_lines)
 
     def next_time(self) -> float:
-        """When the earliest deadline or end of a rest comes; infinity when nothing waits."""
-        soonest = NEVER
-        for line in list(self._waiting_lines.values()):
-            for ski in list(line.heaps):
-                entry = self._head(line, ski)
-                if entry is not None and entry[0] < soonest:
-                    soonest = entry[0]
+        """When to look for deadlines and ends of rests: never too late, and too early only after jobs have left."""
+        soonest = self._soonest if self._waiting_lines else NEVER
         while self._resting and not _is_alive(self._resting[0]):
             heappop(self._resting)
             self._entries -= 1

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from hsm.wire.schemes import KeyFamily, KeyType
 from proxy.base.errors import SigningReason
 from proxy.base.policy import RoutingPolicy
+from proxy.signing.capacity import MEASURED_FOR_S
 from proxy.signing.commands import Command, NodeEjected, NodeReturned
 from proxy.signing.facts import NodeFacts
-from proxy.signing.fleet import BUSY_MAX_S, BUSY_MIN_S, KEYS_SPAN_S, MEASURED_FOR_S, SUSPECT_S, Fleet
+from proxy.signing.fleet import BUSY_MAX_S, BUSY_MIN_S, KEYS_SPAN_S, SUSPECT_S, Fleet
 from proxy.signing.headroom import CapacityBasis
 from proxy.signing.results import CONSECUTIVE
 from proxy.signing.selection import Seat
