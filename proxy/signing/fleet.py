@@ -350,6 +350,7 @@ class Fleet:
             self._calm_times.append(seat.suspect_until + CALM_STEP_S)
         if load.failed_ski not in (b"", seat.ski):
             load.suspect_until = now + SUSPECT_S
+            load.suspect_is_hung = is_hung
         load.failed_ski = seat.ski
 
     def _judge(self, seat: Seat, now: float, commands: list[Command]) -> None:

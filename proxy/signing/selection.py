@@ -61,6 +61,7 @@ class NodeLoad:
         "reluctant_families",
         "results",
         "returned_at",
+        "suspect_is_hung",
         "suspect_until",
         "weight",
         "window",
@@ -102,6 +103,8 @@ class NodeLoad:
         """Busy answers in a row."""
         self.suspect_until = 0.0
         """Two keys have failed here, with no good answer since."""
+        self.suspect_is_hung = False
+        """The last of them by a timeout."""
         self.failed_ski = b""
         self.last_good = 0.0
         self.returned_at = -1e9
@@ -149,13 +152,19 @@ class Seat:
         return self.in_flight < self.load.key_limit and self.load.can_take(now)
 
     def is_free(self, now: float) -> bool:
-        """Whether it may be asked now, with nothing against it."""
-        return self.can_take(now) and self.rank(now) == 1
-
-    @property
-    def is_out(self) -> bool:
-        """Whether it is out of rotation."""
-        return self.results.out_until > 0 or self.family in self.load.out_families
+        """Whether it may be asked now, with nothing against it: `can_take` and rank 1, for the hot path."""
+        load = self.load
+        return (
+            load.in_flight < load.limit
+            and self.in_flight < load.key_limit
+            and load.facts.is_usable
+            and now >= load.busy_until
+            and not (load.is_paused or load.is_backup or self.results.out_until)
+            and (now >= self.suspect_until or not self.suspect_is_hung)
+            and (now >= load.suspect_until or not load.suspect_is_hung)
+            and (not load.out_families or self.family not in load.out_families)
+            and (not load.reluctant_families or self.family not in load.reluctant_families)
+        )
 
     def rank(self, now: float) -> int:
         """1 (best) to 4, see the module; 5 where it can't be asked at all."""
@@ -165,6 +174,8 @@ class Seat:
         if self.results.out_until or (load.out_families and self.family in load.out_families):
             return 4
         if now < self.suspect_until and self.suspect_is_hung:
+            return 3
+        if now < load.suspect_until and load.suspect_is_hung:
             return 3
         return 2 if load.is_backup or self.family in load.reluctant_families else 1
 
@@ -249,11 +260,12 @@ class BestOfTwo:
         return first
 
     def _is_drawn(self, seat: Seat, now: float) -> bool:
-        load = seat.load
-        if seat.in_flight >= load.key_limit or not load.can_take(now) or seat.rank(now) != 1:
+        if not seat.is_free(now):
             return False
-        share = load.share_now(now, self._ramp_up_s)
-        return share >= 1.0 or self._random() < share
+        load = seat.load
+        if load.weight == 1.0 and now - load.returned_at >= self._ramp_up_s:
+            return True
+        return self._random() < load.share_now(now, self._ramp_up_s)
 
     def _by_rank(self, seats: Seats, now: float, avoid: Container[str]) -> Seat | None:
         """Look at all of them."""
@@ -283,4 +295,6 @@ class BestOfTwo:
             latency_s *= latency_s / sick_s
         if now < seat.suspect_until or now < load.suspect_until:
             latency_s *= SUSPECT_PENALTY
+        if load.weight == 1.0 and now - load.returned_at >= self._ramp_up_s:
+            return (load.in_flight + 1.0) * latency_s
         return (load.in_flight / load.share_now(now, self._ramp_up_s) + 1.0) * latency_s

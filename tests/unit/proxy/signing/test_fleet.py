@@ -100,7 +100,7 @@ def test_failures_in_a_row_eject_the_node_until_its_time_is_over() -> None:
     assert (play.ranks(), play.ranks(OTHER), play.fleet.next_return()) == ("411", "411", until)
     assert play.pass_time(until - 0.01) == []
     assert play.pass_time(until) == [NodeReturned("a", b"")]
-    assert (play.seat("a").is_out, play.fleet.next_return()) == (False, NEVER)
+    assert (play.seat("a").rank(play.now) == 4, play.fleet.next_return()) == (False, NEVER)
     assert play.seat("a").load.share_now(until, ROUTING.ramp_up_s) < 0.5, "it comes back slowly"
 
 
@@ -113,7 +113,7 @@ def test_one_bad_key_leaves_the_node_s_other_keys_alone() -> None:
     assert said == [NodeEjected("a", KEY, CONSECUTIVE, until)]
     assert (play.ranks(KEY), play.ranks(OTHER)) == ("411", "111")
     assert play.pass_time(until) == [NodeReturned("a", KEY)]
-    assert not play.seat("a").is_out
+    assert play.seat("a").rank(play.now) != 4
 
 
 def test_what_keys_did_before_their_node_was_out_is_not_held_against_them_twice() -> None:
@@ -343,7 +343,7 @@ def test_a_node_that_went_leaves_nothing_behind() -> None:
     play.fleet.proven("a", KEY, 0.1, play.now)
     play.fleet.add(address("a"))
     play.fleet.learn_facts("a", USABLE, play.now)
-    assert not play.seat("a").is_out
+    assert play.seat("a").rank(play.now) != 4
 
 
 def test_weights_count_beside_the_heaviest() -> None:

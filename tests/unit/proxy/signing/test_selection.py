@@ -68,7 +68,7 @@ def test_ranks_are_what_is_known_of_a_node() -> None:
     assert rank_3().rank(5.0) == 1, "suspicion ends"
     key_out = rank_1()
     key_out.results.out_until = 9.0
-    assert (key_out.rank(1.0), key_out.is_out, rank_4().is_out, rank_3().is_out) == (4, True, True, False)
+    assert (key_out.rank(1.0), rank_4().rank(1.0), rank_3().rank(1.0)) == (4, 4, 3)
     backup = seat("b", backup=True)
     assert backup.rank(1.0) == 2
 
