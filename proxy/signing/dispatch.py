@@ -117,10 +117,12 @@ class Dispatch:
 
     def place_all(self, jobs: Iterable[RoutedJob], now: float, commands: list[Command]) -> list[Command]:
         for routed in jobs:
-            if routed.owes_retry and now < routed.deadline and not self.retries.spend():
-                self._owe(routed, now, commands)
-                continue
-            routed.owes_retry = False
+            # Where no node may be asked there is nothing to pay for: the job waits for one, or fails, like others.
+            if routed.owes_retry and now < routed.deadline and self.fleet.has_node_for(routed.ski, now):
+                if not self.retries.spend():
+                    self._owe(routed, now, commands)
+                    continue
+                routed.owes_retry = False
             self.place(routed, now, commands)
         return commands
 

@@ -13,7 +13,7 @@ from hypothesis.stateful import initialize, invariant, precondition, rule
 from hsm.wire.schemes import KeyFamily
 from proxy.base.errors import SigningError, SigningReason
 from proxy.base.jobs import SignJob
-from proxy.signing import router as router_module
+from proxy.signing import dispatch
 from proxy.signing.commands import (
     CancelAttempt,
     RoutedJob,
@@ -61,7 +61,7 @@ class RouterMachine(RouterWorld):
     @initialize(seed=st.integers(0, 1000), up=st.lists(st.sampled_from(AT_FIRST), unique=True), knows=st.booleans())
     def begin(self, seed: int, up: list[str], knows: bool) -> None:
         limits = {"max_in_flight_per_node": WIDEST, "max_waiting_jobs": MAX_WAITING, "max_attempts": MAX_ATTEMPTS}
-        with patch.object(router_module, "RETRY_BURST", RETRY_BURST):
+        with patch.object(dispatch, "RETRY_BURST", RETRY_BURST):
             self.router = Router(
                 [node_address(name) for name in AT_FIRST],
                 policy(**limits),

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from proxy.base.errors import SigningReason
-from proxy.signing.router import RETRY_BURST
+from proxy.signing.dispatch import RETRY_BURST
 from tests.support.play import Outcome, RouterPlay
 
 R = SigningReason
@@ -47,12 +47,17 @@ def spend_retries(play: RouterPlay, *, at: float) -> Outcome:
     raise AssertionError("retries have no bound")
 
 
-def test_a_retry_beyond_its_share_rests_and_is_signed_all_the_same() -> None:
+def test_a_retry_beyond_its_share_rests_until_other_jobs_have_earned_it() -> None:
     play = RouterPlay(["a", "b"], routing=NO_EJECTION, retry_backoff_s=0.05)
     spend_retries(play, at=1.0).delays().waits()
     assert RETRY_BURST <= len(play.jobs) - 1 <= RETRY_BURST * 1.3
-    play.time(at=1.05).sends_to("b")
-    play.reply("b", at=1.1).finishes(by="b")
+    play.time(at=1.05).waits()
+    for _ in range(5):
+        play.proven("a", at=1.06)
+        play.job(at=1.06).sends_to("a")
+        play.reply("a", at=1.07).finishes(by="a")
+    play.time(at=1.1).sends_to("b")
+    play.reply("b", at=1.15).finishes(by="b")
 
 
 def test_jobs_earn_retries() -> None:
@@ -94,3 +99,10 @@ def test_a_job_that_fails_while_stopping_does_not_wait_for_a_retry_either() -> N
     play.job(at=1.0).sends_to("a")
     play.stop().nothing()
     play.error("a", R.NODE_ERROR, at=1.0).fails(R.STOPPED)
+
+
+def test_a_job_that_owes_a_retry_fails_when_its_key_is_gone() -> None:
+    play = RouterPlay(["a", "b"], routing=NO_EJECTION | {"retry_share": 0.01}, retry_backoff_s=0.05)
+    spend_retries(play, at=1.0).delays()
+    play.remove("a", at=1.01).nothing()
+    play.remove("b", at=1.02).fails(R.KEY_NOT_FOUND).nothing()
