@@ -87,7 +87,7 @@ class RoutingPolicy(Strict, frozen=True, kw_only=True):
     """A window shrinks when latency is this many times that of a node without a queue."""
     key_share: Share = 0.75
     """Share of a node's window that one key may take while others are in use; 1 is no bulkhead."""
-    queue_wait_s: Seconds = 1.0
+    queue_wait_s: Seconds = 0.5
     """A job that would have to wait longer than this for its turn is shed at once."""
     no_node_wait_s: Seconds = 1.0
     """How long a job waits for a node of its key while none is up."""

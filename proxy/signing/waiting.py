@@ -36,6 +36,7 @@ NEVER = float("inf")
 PACE_MEMORY_S = 2.0
 """Where nothing has left for so long, the pace before is not believed any more."""
 PACE_WEIGHT = 0.1
+GOES_ON_WEIGHT = 0.5
 STOPPED_S = 0.5
 """A line of unknown pace from which nobody has been taken for so long is as slow as that."""
 LATE_ENTRIES = 8
@@ -153,7 +154,9 @@ class WaitingJobs(Generic[W]):
         if took_s >= PACE_MEMORY_S:
             line.pace_s = 0.0
         elif not line.was_drained:
-            line.pace_s = line.pace_s + (took_s - line.pace_s) * PACE_WEIGHT if line.pace_s else took_s
+            # What goes on after a stop is believed at once: the door lets in only as many as leave.
+            weight = PACE_WEIGHT if took_s > line.pace_s / 4 else GOES_ON_WEIGHT
+            line.pace_s = line.pace_s + (took_s - line.pace_s) * weight if line.pace_s else took_s
         line.last_taken = now
         line.was_drained = False
 

@@ -58,6 +58,23 @@ def test_ready_jobs_come_in_the_order_of_their_deadlines_among_the_wanted_keys()
     assert queue.first_ready(lambda _ski: False) is None
 
 
+def test_a_line_that_goes_on_after_a_stop_is_believed_within_a_few_jobs() -> None:
+    queue: Queue = WaitingJobs(100)
+    jobs = [Job(A, 1000.0) for _ in range(30)]
+    for job in jobs:
+        queue.add(job)
+    now = 0.0
+    for took_s, count in ((1.0, 10), (0.01, 8)):
+        for _ in range(count):
+            now += took_s
+            job = jobs.pop()
+            queue.remove(job)
+            queue.served(job, now)
+        if took_s == 1.0:
+            assert queue.rate_per_s(job.site, now) < 2
+    assert queue.rate_per_s(jobs[0].site, now) > 50
+
+
 def test_the_time_to_look_is_exact_again_after_a_look() -> None:
     queue: Queue = WaitingJobs(10)
     early, late = Job(A, 2.0), Job(A, 9.0)
