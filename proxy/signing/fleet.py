@@ -165,7 +165,9 @@ class Fleet:
         load.busy_streak = 0
         seat.suspect_until = load.suspect_until = 0.0
         load.failed_ski = b""
-        if load.window.answered(seat.pace, took_s, load.in_flight, now):
+        # A key that has all that one may have has filled its window, too: else no window of one key would ever grow.
+        under_way = load.limit if seat.in_flight >= load.key_limit else load.in_flight
+        if load.window.answered(seat.pace, took_s, under_way, now):
             self._resize(load)
 
     def outrun(self, seat: Seat, took_s: float, now: float) -> None:

@@ -322,6 +322,19 @@ def test_one_key_may_take_a_share_of_a_node_while_others_are_in_use() -> None:
 # nodes that come and go
 
 
+def test_a_window_grows_again_though_one_key_may_not_have_all_of_it() -> None:
+    play = Play("a", RoutingPolicy(window_initial=2))
+    for ski in (KEY, OTHER):
+        play.fleet.note_job(job(ski).job, NOW)
+    seat = play.seat("a")
+    assert seat.load.limit == 2 > seat.load.key_limit
+    for _ in range(200):
+        play.now += 0.01
+        seat.in_flight = seat.load.in_flight = seat.load.key_limit
+        play.fleet.signed(seat, 0.01, play.now)
+    assert seat.load.limit > 8
+
+
 def test_a_node_that_comes_later_begins_with_a_small_share() -> None:
     play = Play("ab")
     play.fleet.add(address("c"))
