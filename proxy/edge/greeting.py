@@ -56,12 +56,12 @@ class Doorway:
 class Visitor:
     """One client's handshake: whose it is, since when, and whether its signature is granted."""
 
-    __slots__ = ("_doorway", "_heard", "_is_admitted", "address", "started")
+    __slots__ = ("_admitted_to", "_doorway", "_heard", "address", "started")
 
     def __init__(self, doorway: Doorway) -> None:
         self._doorway = doorway
         self._heard = b""
-        self._is_admitted = False
+        self._admitted_to: str | None = None
         self.address = ("", 0)
         self.started = 0.0
 
@@ -102,16 +102,17 @@ class Visitor:
         decision = self._doorway.decide(site, self.address[0], pressure, offers_session=hello.offers_session)
         if decision is DoorDecision.SHED:
             return Greeting.SHED, b""
-        self._is_admitted = decision is DoorDecision.ADMITTED
+        self._admitted_to = site if decision is DoorDecision.ADMITTED else None
         return Greeting.LET_IN, data
 
     def may_sign(self, site: str) -> bool:
         """Whether its handshake may have the signature that it turns out to need.
 
         The door is asked once for each signature: here, where it let the client in for a session that is none of
-        ours, or where there was no shortage yet when it came.
+        ours, where there was no shortage yet when it came, or where the handshake turned out to be for another site
+        than its first words were (a second ClientHello may name another server).
         """
-        if self._is_admitted:
+        if site == self._admitted_to:
             return True
         pressure = self._doorway.pressure(site)
         if not pressure.is_short:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import http.client
 import sys
-import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,8 @@ from proxy.config.load import load_config
 
 TIMEOUT_S = 3.0
 MAX_STATUS_BYTES = 16 * 1024 * 1024
+_DIRECTLY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+"""Control addresses are near: the web proxy that the environment may name (http_proxy) knows nothing of them."""
 
 
 class StatusError(Exception):
@@ -48,11 +50,13 @@ def fetch_status(url: str) -> Status:
     if not url.startswith("http://"):
         raise StatusError(f"{url}: write a URL like http://127.0.0.1:9443")
     try:
-        with urllib.request.urlopen(url.rstrip("/") + "/status", timeout=TIMEOUT_S) as answer:
+        with _DIRECTLY.open(url.rstrip("/") + "/status", timeout=TIMEOUT_S) as answer:
             data = answer.read(MAX_STATUS_BYTES)
         return msgspec.structs.replace(msgspec.json.decode(data, type=Status), raw=data)
-    except (urllib.error.URLError, OSError, ValueError) as error:
-        if isinstance(error, msgspec.MsgspecError):
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        if isinstance(error, http.client.InvalidURL):
+            raise StatusError(f"{url!r} is no URL: write one like http://127.0.0.1:9443") from None
+        if isinstance(error, msgspec.MsgspecError | http.client.HTTPException):
             raise StatusError(f"{url}: what answers there is not a Sealgate proxy") from None
         reason = getattr(error, "reason", error)
         raise StatusError(f"{url}: no proxy answers: {reason}; is it running?") from None

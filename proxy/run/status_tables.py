@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 if TYPE_CHECKING:
     from proxy.run.status import Status
@@ -105,7 +106,7 @@ def _print_nodes(out: Console, nodes: list[dict[str, Any]]) -> None:
     for index in shown:
         table.add_column(COLUMNS[index], no_wrap=COLUMNS[index] not in ("address", "zone"), overflow="fold")
     for row in rows:
-        table.add_row(*(row[index] for index in shown))
+        table.add_row(*(Text(row[index]) for index in shown))  # as a text, [fd00::1] would be markup
     out.print(table)
     for line in note_lines(nodes):
         out.print(line, markup=False)

@@ -92,6 +92,16 @@ def test_an_admitted_one_is_asked_about_once() -> None:
     assert place.observer.door == [DoorDecision.ADMITTED]
 
 
+def test_to_be_admitted_to_one_site_is_no_way_into_another() -> None:
+    place = Place()
+    place.doors.room = 1  # type: ignore[attr-defined]
+    visitor = place.visitor()
+    assert visitor.greet(FULL) == (Greeting.LET_IN, FULL)
+    assert not visitor.may_sign("other.example")  # a second ClientHello named it
+    place.at_site["well.example"] = NO_PRESSURE
+    assert visitor.may_sign("well.example")
+
+
 def test_a_session_is_let_in_and_judged_again_when_it_wants_a_signature() -> None:
     place = Place()
     for room, may in ((0, False), (1, True)):

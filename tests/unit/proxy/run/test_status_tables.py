@@ -54,6 +54,15 @@ def test_a_hundred_columns_are_enough() -> None:
     assert "node-1: draining (asked at run time)" in lines
 
 
+def test_an_address_of_ipv6_is_shown_whole() -> None:
+    nodes = msgspec.json.decode(msgspec.json.encode(answer().nodes))
+    nodes[0]["address"] = "[fd00::5]:7443"
+    out = io.StringIO()
+    with redirect_stdout(out):
+        print_nodes(nodes)
+    assert "[fd00::5]:7443" in out.getvalue()
+
+
 def test_zones_take_no_place_where_there_are_none() -> None:
     nodes = msgspec.json.decode(msgspec.json.encode(answer().nodes))
     out = io.StringIO()
