@@ -20,7 +20,7 @@ from typing import TypeVar
 import msgspec
 
 from proxy.base.policy import NodeAdmin
-from proxy.run.cells import Family, Snapshot, accumulated
+from proxy.run.cells import Family, Snapshot, accumulated, keep_only, values_of
 from proxy.signing.headroom import CapacityBasis
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -193,6 +193,9 @@ class Board:
     def bury(self, incarnation: int, families: Iterable[Family]) -> None:
         """Move a dead worker's counts to `past`; its file goes in any case. Only the master calls this.
 
+        Of nodes that neither it nor a living worker knows any more the counts go, too: discovered ones may have new
+        names for ever.
+
         Raises OSError when they can't be written.
         """
         path = self.folder / f"worker-{incarnation}"
@@ -203,7 +206,10 @@ class Board:
                 # Only those whose files may still be there need remembering.
                 alive = {int(each.name.removeprefix("worker-")) for each in self._worker_files()}
                 past.incarnations = (past.incarnations & alive) | {incarnation}
+                families = list(families)
                 past.snapshot = accumulated(families, [past.snapshot, report.snapshot])
+                known = values_of(families, "node", [each.snapshot for each in self.workers()])
+                keep_only(families, "node", known, past.snapshot)
                 self._write("past", past)
         finally:
             path.unlink(missing_ok=True)

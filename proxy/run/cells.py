@@ -10,7 +10,7 @@ Metric names are in `metrics.py`. Pure: no files, no clock.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from enum import StrEnum
 
 import msgspec
@@ -151,6 +151,28 @@ def accumulated(families: Iterable[Family], snapshots: Sequence[Snapshot]) -> Sn
     """What remains of processes that are gone: counters and histograms."""
     lasting = [family for family in families if family.kind in (Kind.COUNTER, Kind.HISTOGRAM)]
     return merge(lasting, (), snapshots)
+
+
+def values_of(families: Iterable[Family], label: str, snapshots: Iterable[Snapshot]) -> set[str]:
+    """Everything that a label says in `snapshots`."""
+    found: set[str] = set()
+    places = {family.name: family.labels.index(label) for family in families if label in family.labels}
+    for snapshot in snapshots:
+        for name, at in places.items():
+            found.update(labels[at] for labels, _ in snapshot.numbers.get(name, ()))
+            found.update(labels[at] for labels, _ in snapshot.histograms.get(name, ()))
+    return found
+
+
+def keep_only(families: Iterable[Family], label: str, values: Set[str], snapshot: Snapshot) -> None:
+    """Leave out of `snapshot` whatever a label calls otherwise than one of `values`."""
+    for family in families:
+        if label in family.labels:
+            at = family.labels.index(label)
+            if numbers := snapshot.numbers.get(family.name):
+                snapshot.numbers[family.name] = [each for each in numbers if each[0][at] in values]
+            if histograms := snapshot.histograms.get(family.name):
+                snapshot.histograms[family.name] = [each for each in histograms if each[0][at] in values]
 
 
 def _merge_numbers(family: Family, sources: Sequence[Snapshot]) -> list[tuple[Labels, float]]:

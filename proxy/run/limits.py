@@ -48,6 +48,11 @@ def hide_node(ledger: Ledger, name: str) -> None:
         _drop(ledger, family, name)
 
 
+def is_hidden(ledger: Ledger, name: str) -> bool:
+    """Whether the node is not declared, or was hidden since."""
+    return (name,) not in ledger.cells(metrics.ATTEMPTS_LIMIT)
+
+
 def forget_node(ledger: Ledger, name: str) -> None:
     """Leave out all numbers of a node that is gone: nodes that are discovered may have new names for ever."""
     for family in metrics.FAMILIES.values():

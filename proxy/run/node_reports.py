@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from proxy.config.schema import ProxyConfig
 from proxy.run.board import MAX_KEYS_REPORTED, NodeReport
 from proxy.run.cells import Ledger
-from proxy.run.limits import declare_node, forget_node
+from proxy.run.limits import declare_node, forget_node, is_hidden
 from proxy.signing.headroom import CapacityBasis, NodeCapacity
 
 if TYPE_CHECKING:
@@ -43,9 +43,10 @@ class NodeNumbers:
     def keep(self, names: Iterable[str], now: float) -> None:
         """`names` are the nodes that there are now."""
         present = set(names)
-        for name in present - self._present:
-            declare_node(self._ledger, name, self._config)
-            self._left.pop(name, None)
+        for name in present:
+            if name not in self._present or is_hidden(self._ledger, name):  # hidden: it left and is back, unseen
+                declare_node(self._ledger, name, self._config)
+                self._left.pop(name, None)
         self._left |= dict.fromkeys(self._present - present, now)
         self._present = present
         for name in [name for name, since in self._left.items() if now - since >= FORGET_AFTER_S]:

@@ -89,6 +89,36 @@ def test_counts_of_the_dead_stay_and_their_files_go(board: Board) -> None:
     assert [path.name for path in board.folder.iterdir()] == ["past"]
 
 
+def test_counts_of_nodes_that_nobody_knows_any_more_go(board: Board) -> None:
+    asked = Family(name="asked_total", help="", kind=Kind.COUNTER, labels=("node", "outcome"))
+    took = Family(name="took_seconds", help="", kind=Kind.HISTOGRAM, labels=("scheme", "node"), bounds=(1.0,))
+
+    def publish(incarnation: int, *nodes: str) -> None:
+        ledger = Ledger()
+        for node in nodes:
+            ledger.cells(asked)[node, "ok"].value = 1
+            ledger.spreads(took)["ed25519", node].observe(0.5)
+        board.publish_worker(msgspec.structs.replace(report(incarnation), snapshot=ledger.snapshot()))
+
+    def counts() -> dict[str, float]:
+        past = board.past().snapshot
+        named = {labels[0]: number for labels, number in past.numbers["asked_total"]}
+        assert {labels[1] for labels, _ in past.histograms["took_seconds"]} == set(named)
+        return named
+
+    publish(1, "listed", "found-1")
+    publish(2, "listed", "found-1", "found-2")
+    board.bury(1, [asked, took, SERVED])
+    assert counts() == {"listed": 1, "found-1": 1}
+    publish(2, "listed", "found-2")  # found-1 was forgotten
+    board.bury(2, [asked, took, SERVED])
+    assert counts() == {"listed": 2, "found-2": 1}
+    for incarnation in range(3, 50):
+        publish(incarnation, "listed", f"found-{incarnation}")
+        board.bury(incarnation, [asked, took, SERVED])
+    assert counts() == {"listed": 49, "found-49": 1}
+
+
 def test_a_worker_is_not_counted_twice_while_it_is_being_buried(board: Board) -> None:
     board.publish_worker(report(1, served=3))
     copy = (board.folder / "worker-1").read_bytes()

@@ -7,7 +7,7 @@ from proxy.config.load import load_config
 from proxy.run import metrics
 from proxy.run.board import MAX_KEYS_REPORTED
 from proxy.run.cells import Ledger
-from proxy.run.limits import declare_limits
+from proxy.run.limits import declare_limits, hide_node
 from proxy.run.node_reports import FORGET_AFTER_S, NodeNumbers, node_reports, reported_holders
 from proxy.signing.headroom import CapacityBasis, NodeCapacity
 from proxy.signing.node import NodeStatus
@@ -65,3 +65,14 @@ def test_a_node_that_is_back_in_time_keeps_its_counts() -> None:
     numbers.keep([*listed, "hsm-1"], 2.0)
     numbers.keep([*listed, "hsm-1"], FORGET_AFTER_S * 2)
     assert ledger.cells(metrics.ATTEMPTS)["hsm-1", "ok"].value == 5
+
+
+def test_a_node_that_left_and_came_back_between_two_looks_has_its_bound_again() -> None:
+    ledger = Ledger()
+    declare_limits(ledger, CONFIG)
+    numbers = NodeNumbers(ledger, CONFIG)
+    names = [*(node.name for node in CONFIG.nodes), "hsm-1"]
+    numbers.keep(names, 0.0)
+    hide_node(ledger, "hsm-1")
+    numbers.keep(names, 0.25)
+    assert ledger.cells(metrics.ATTEMPTS_LIMIT)["hsm-1",].value == CONFIG.signing.max_in_flight_per_node
