@@ -100,7 +100,7 @@ def show_status(
     config: Annotated[
         Path | None, typer.Option("--config", "-c", help="The proxy's config; it names the address.")
     ] = None,
-    url: Annotated[str | None, typer.Option("--url", help=f"Control address. [default: {DEFAULT_URL}]")] = None,
+    url: Annotated[str | None, typer.Option("--url", help=rf"Control address. \[default: {DEFAULT_URL}]")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
 ) -> None:
     """Show how a running proxy is: workers, nodes, sessions. Exits with 1 when it is not ready."""

@@ -34,10 +34,10 @@ def main(
         if as_json:
             print(json.dumps({"cost": [row.as_object() for row in costs]}))
         return
-    rows = play_all(
-        [scenario for scenario in everything(quick=quick) if only in scenario.name],
-        lambda line: errors.log(line),
-    )
+    scenarios = [scenario for scenario in everything(quick=quick) if only in scenario.name]
+    if not scenarios:
+        raise typer.BadParameter(f"no scenario's name contains {only!r}; choose from {_names(quick=quick)}")
+    rows = play_all(scenarios, lambda line: typer.echo(line, err=True))
     print_tables(rows, Console(width=200))
     if write:
         command = "python -m bench.routing" + (" --quick" if quick else "") + " --write"
@@ -48,6 +48,10 @@ def main(
     if any(row.breaches for row in rows):
         errors.print("the router broke its word: see the breaches above", style="red")
         raise typer.Exit(1)
+
+
+def _names(*, quick: bool) -> str:
+    return ", ".join(scenario.name for scenario in everything(quick=quick))
 
 
 if __name__ == "__main__":

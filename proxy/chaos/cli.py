@@ -51,7 +51,7 @@ def chaos(
     after: Annotated[float, typer.Option(min=0.5, max=600, help="Seconds watched after each fault, at least.")] = 3.0,
     workers: Annotated[int, typer.Option(min=1, max=64, help="Worker processes of the proxy.")] = 1,
     directory: Annotated[
-        Path | None, typer.Option("--dir", help="Folder for keys, configs, logs. [default: a temporary one]")
+        Path | None, typer.Option("--dir", help=r"Folder for keys, configs, logs. \[default: a temporary one]")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on the last line, for programs.")] = False,
 ) -> None:
@@ -116,6 +116,6 @@ def _show(report: Report, *, as_json: bool) -> None:
     from proxy.chaos.table import WIDTH, render
 
     console = Console(width=None if sys.stdout.isatty() else WIDTH)
-    console.print(render(report), highlight=False)
+    console.print(render(report, console.width), highlight=False)
     if as_json:
         typer.echo(to_json(report))

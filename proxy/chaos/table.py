@@ -12,30 +12,68 @@ from proxy.chaos.report import Report, Row
 
 WIDTH = 128
 """Where no terminal says how wide it is."""
-_LEGEND = """\
-Good: 0 failed, a p99 within its limit, and a node that comes back to a full share of the jobs.
-before, during, after  during: handshakes under way at any time while the fault was on. All latencies
-                       in ms since a handshake was due, whether or not others had ended
-out after              from the fault until the node gets no more jobs, as long as it lasts
-full share after       from the end of the fault until the node gets 80 % of its fair share again
-extra, queue           signatures asked for beyond one per handshake; the most jobs that waited for a node at once
-docs/chaos.md defines every figure."""
+WIDE_FROM = 126
+"""Columns from which on everything is in one table; in fewer, what the router did stands below it."""
+_ROUTER = "what the router did"
+_GOOD = "Good: 0 failed, a p99 within its limit, and a node that comes back to a full share of the jobs."
+_ALL_DOWN = (
+    "With all nodes down handshakes must fail: good is that each fails soon, none before or after, and that the first "
+    "node's return is felt within 2 s."
+)
+_WORDS = (
+    (
+        "before, during, after",
+        "during: handshakes under way at any time while the fault was on. All latencies in ms since a handshake was "
+        "due, whether or not others had ended",
+    ),
+    ("out after", "from the fault until the node gets no more jobs, as long as it lasts"),
+    ("full share after", "from the end of the fault until the node gets 80 % of its fair share again"),
+    (
+        "extra, queue",
+        "signatures asked for beyond one per handshake; the most jobs that waited for a node at once",
+    ),
+)
+_MORE = "docs/chaos.md defines every figure."
 
 
-def render(report: Report) -> Group:
-    """The whole report."""
-    table = Table(title=_title(report), title_justify="left", expand=False, pad_edge=False, box=HORIZONTALS)
+def render(report: Report, width: int = WIDTH) -> Group:
+    """The whole report, for so many columns (80 are enough)."""
+    is_wide = width >= WIDE_FROM
+    padding = (0, 1) if is_wide else (0, 1, 0, 0)
+    table = Table(expand=False, pad_edge=False, padding=padding, box=HORIZONTALS)
     for column in ("fault", "phase"):
         table.add_column(column, no_wrap=True)
     for column in ("offered", "failed", "p50 ms", "p99 ms", "limit", "p99.9", "max"):
         table.add_column(column, justify="right", no_wrap=True)
-    table.add_column("what the router did")
+    if is_wide:
+        table.add_column(_ROUTER)
     for row in report.rows:
-        _add(table, row)
-    parts: list[RenderableType] = [table, Text(_LEGEND, "dim")]
+        _add(table, row, is_wide=is_wide)
+    parts: list[RenderableType] = [Text(_title(report), "italic"), table]
+    if not is_wide:
+        parts += [Text(f"{_ROUTER[0].upper()}{_ROUTER[1:]}"), _router_list(report)]
+    parts += _legend(report)
     for row in report.rows:
         parts += [Text(f"BAD   {row.name}: {problem}", "bold red") for problem in row.problems]
     return Group(*parts, *_note(report), _verdict(report))
+
+
+def _legend(report: Report) -> list[RenderableType]:
+    words = Table.grid(padding=(0, 2, 0, 0))
+    words.add_column(no_wrap=True, style="dim")
+    words.add_column(style="dim")
+    for name, meaning in _WORDS:
+        words.add_row(name, meaning)
+    good = _GOOD if all(row.figures.recovery_s is None for row in report.rows) else f"{_GOOD} {_ALL_DOWN}"
+    return [Text(good, "dim"), words, Text(_MORE, "dim")]
+
+
+def _router_list(report: Report) -> Table:
+    listed = Table.grid(padding=(0, 2, 0, 0))
+    listed.add_column(no_wrap=True)
+    for row in report.rows:
+        listed.add_row(Text(row.name, "bold"), "; ".join(_router_words(row.figures)))
+    return listed
 
 
 def _note(report: Report) -> list[Text]:
@@ -70,7 +108,7 @@ def _verdict(report: Report) -> Text:
     return Text(f"NOT OK: {bad} of {judged} were not borne as they should be; see BAD above.", "bold red")
 
 
-def _add(table: Table, row: Row) -> None:
+def _add(table: Table, row: Row, *, is_wide: bool) -> None:
     figures, words = row.figures, _router_words(row.figures)
     verdict = Text("not judged", "dim") if not row.is_judged else _good_or_bad(row)
     names = (Text(row.name, "bold"), verdict, Text(_names(figures.nodes), "dim"))
@@ -78,7 +116,8 @@ def _add(table: Table, row: Row) -> None:
     phases = (("before", figures.before), ("during", figures.during), ("after", figures.after))
     for number, (phase, spread) in enumerate(phases):
         cells = _cells(spread, limits[number])
-        table.add_row(names[number], phase, *cells, words[number], end_section=number == len(phases) - 1)
+        last = (words[number],) if is_wide else ()
+        table.add_row(names[number], phase, *cells, *last, end_section=number == len(phases) - 1)
 
 
 def _names(nodes: tuple[str, ...]) -> str:

@@ -40,10 +40,10 @@ def demo(
     ] = False,
     directory: Annotated[
         Path | None,
-        typer.Option("--dir", help="Folder for keys, configs and logs. [default: ./demo; --check: a temporary one]"),
+        typer.Option("--dir", help=r"Folder for keys, configs and logs. \[default: ./demo; --check: a temporary one]"),
     ] = None,
     port: Annotated[
-        int | None, typer.Option(min=0, max=65535, help="HTTPS port. [default: 8443; --check: any free one]")
+        int | None, typer.Option(min=0, max=65535, help=r"HTTPS port. \[default: 8443; --check: any free one]")
     ] = None,
     seconds: Annotated[float, typer.Option(min=2, max=3600, help="Length of the load with --check.")] = 10.0,
     nodes: Annotated[int, typer.Option(min=2, max=16, help="HSM nodes.")] = 3,
@@ -56,7 +56,7 @@ def demo(
         str | None,
         typer.Option(
             help="With --backend simulated: the HSM to imitate; `sealgate node profiles` lists them."
-            f" [default: {SLOW_PROFILE}]"
+            rf" \[default: {SLOW_PROFILE}]",
         ),
     ] = None,
 ) -> None:
@@ -164,21 +164,28 @@ def _show(cluster: Cluster, stop: threading.Event) -> None:
     console = Console()
     console.print(welcome(cluster, REVIVE_AFTER_S), highlight=False, soft_wrap=True)
     if not sys.stdout.isatty():
-        stop.wait()
+        for _ in _looks(cluster, stop):
+            pass
         return
     before = Look(time.monotonic(), scrape_proxy(cluster.control_url))
-    dead_since: dict[str, float] = {}
     with Live(console=console, auto_refresh=False) as live:
-        while not stop.wait(LOOK_INTERVAL_S):
-            if not cluster.proxy.is_running:
-                raise ProgramError(f"The proxy ended by itself:\n{cluster.proxy.log_tail()}")
-            _revive(cluster, dead_since)
+        for _ in _looks(cluster, stop):
             try:
                 now = Look(time.monotonic(), scrape_proxy(cluster.control_url))
             except OSError:
                 continue  # the control process is being started again; the next look will show it
             live.update(render(before, now), refresh=True)
             before = now
+
+
+def _looks(cluster: Cluster, stop: threading.Event) -> Iterator[None]:
+    """Every second until the demo ends: nodes that died are started again. Raises ProgramError without a proxy."""
+    dead_since: dict[str, float] = {}
+    while not stop.wait(LOOK_INTERVAL_S):
+        if not cluster.proxy.is_running:
+            raise ProgramError(f"The proxy ended by itself:\n{cluster.proxy.log_tail()}")
+        _revive(cluster, dead_since)
+        yield
 
 
 def _revive(cluster: Cluster, dead_since: dict[str, float]) -> None:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import subprocess
 import sys
 import time
@@ -162,3 +164,10 @@ def test_status_shows_tables_or_json(tmp_path: Path) -> None:
     assert "worker-0" in tables.stdout
     assert "n1" in tables.stdout
     assert json.loads(as_json.stdout)["nodes"][0]["name"] == "n1"
+
+
+@pytest.mark.parametrize(("command", "default"), [("demo", "8443"), ("chaos", "a temporary one"), ("status", ":9443")])
+def test_help_shows_defaults_that_are_words(command: str, default: str) -> None:
+    """Brackets in a help text are markup unless they are escaped, and would swallow them."""
+    shown = " ".join(sealgate(command, "--help", env={**os.environ, "COLUMNS": "160"}).stdout.split())
+    assert re.search(rf"\[default: [^\]]*{default}", shown)

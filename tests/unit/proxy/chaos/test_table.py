@@ -13,10 +13,10 @@ from tests.unit.proxy.chaos.test_judge import DOWN, GOOD, TIMEOUTS, WELL
 from tests.unit.proxy.chaos.test_report import BAD, report_of
 
 
-def text_of(report: Report) -> str:
-    console = Console(width=WIDTH, no_color=True)
+def text_of(report: Report, width: int = WIDTH) -> str:
+    console = Console(width=width, no_color=True)
     with console.capture() as capture:
-        console.print(render(report), highlight=False)
+        console.print(render(report, width), highlight=False)
     return capture.get()
 
 
@@ -56,3 +56,23 @@ def test_a_phase_without_a_good_handshake_has_no_latencies() -> None:
     text = text_of(report_of(row_of(FAULTS["kill"], replace(GOOD, during=dead, time_to_full_share_s=None), TIMEOUTS)))
     assert "no full share again" in text
     assert "did not come back" in text
+
+
+def test_eighty_columns_are_enough() -> None:
+    slow = replace(GOOD, during=replace(WELL, p99_ms=1180.4, max_ms=12345.6))
+    report = report_of(row_of(FAULTS["wrong-signature"], slow, TIMEOUTS), row_of(FAULTS["all-down"], DOWN, TIMEOUTS))
+    lines = text_of(report, 80).splitlines()
+    assert max(len(line) for line in lines) <= 80
+    row = next(line for line in lines if "during" in line and "1,180" in line)
+    assert row.split()[:2] == ["BAD", "during"]
+    assert row.split()[-1] == "12,346"
+    assert not [line for line in lines if "\u2026" in line], "something is cut off"
+    below = "\n".join(lines[lines.index("What the router did") :])
+    assert "wrong-signature  out after 0.2 s" in below
+    assert "all-down         recovery 0.50 s, failures within 1.1 s; full share after" in below
+
+
+def test_failures_while_all_nodes_are_down_are_explained() -> None:
+    down = text_of(report_of(row_of(FAULTS["all-down"], DOWN, TIMEOUTS)))
+    assert "With all nodes down handshakes must fail" in " ".join(down.split())
+    assert "With all nodes down" not in text_of(report_of(row_of(FAULTS["kill"], GOOD, TIMEOUTS)))
