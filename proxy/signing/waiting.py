@@ -36,7 +36,12 @@ NEVER = float("inf")
 PACE_MEMORY_S = 2.0
 """Where nothing has left for so long, the pace before is not believed any more."""
 PACE_WEIGHT = 0.1
-GOES_ON_WEIGHT = 0.5
+"""Of one job ..."""
+SPAN_S = 0.05
+"""... but so much time is judged together: jobs leave in bursts, and few short times are no sign of a quicker pace."""
+QUICK_JOBS = 4
+GAP_S, GAP_PACES = 0.1, 8.0
+"""A time without a job taken that is longer than both is a stop and not the pace, unless the next is as long."""
 STOPPED_S = 0.5
 """A line of unknown pace from which nobody has been taken for so long is as slow as that."""
 LATE_ENTRIES = 8
@@ -45,7 +50,21 @@ LATE_ENTRIES = 8
 class _Line(Generic[W]):
     """The ready jobs of one site."""
 
-    __slots__ = ("began", "clock", "count", "heaps", "last_taken", "pace_s", "resting", "site", "stride", "was_drained")
+    __slots__ = (
+        "began",
+        "clock",
+        "count",
+        "had_gap",
+        "heaps",
+        "last_taken",
+        "pace_s",
+        "resting",
+        "site",
+        "span_jobs",
+        "span_s",
+        "stride",
+        "was_drained",
+    )
 
     def __init__(self, site: str, weight: float) -> None:
         self.site = site
@@ -58,9 +77,33 @@ class _Line(Generic[W]):
         self.pace_s = 0.0
         self.began = -1.0
         """When somebody first asked how long one waits here since the line was empty; negative before."""
+        self.span_jobs = 0
+        self.span_s = 0.0
         self.last_taken = -NEVER
+        self.had_gap = False
+        """The time between the last two jobs was too long to be the pace."""
         self.was_drained = True
         """Nobody waited for a time after the last job was taken, so the time since then is no sign of the pace."""
+
+    def learn_pace(self, took_s: float) -> None:
+        """A job was taken so long after the one before."""
+        if not self.pace_s:
+            self.pace_s = took_s
+            return
+        had_gap = self.had_gap
+        self.had_gap = took_s > max(GAP_S, GAP_PACES * self.pace_s)
+        if self.had_gap and not had_gap:
+            # A line that goes on after a stop has the pace of before.
+            return
+        self.span_jobs += 1
+        self.span_s += took_s
+        if self.span_s < SPAN_S:
+            return
+        mean_s = self.span_s / self.span_jobs
+        is_quick = self.span_jobs >= QUICK_JOBS and mean_s < self.pace_s / 4
+        # What is much quicker now is believed at once: the door lets in only as many as leave.
+        self.pace_s += (mean_s - self.pace_s) * (1.0 if is_quick else 1.0 - (1.0 - PACE_WEIGHT) ** self.span_jobs)
+        self.span_jobs, self.span_s = 0, 0.0
 
 
 class WaitingJobs(Generic[W]):
@@ -154,9 +197,7 @@ class WaitingJobs(Generic[W]):
         if took_s >= PACE_MEMORY_S:
             line.pace_s = 0.0
         elif not line.was_drained:
-            # What goes on after a stop is believed at once: the door lets in only as many as leave.
-            weight = PACE_WEIGHT if took_s > line.pace_s / 4 else GOES_ON_WEIGHT
-            line.pace_s = line.pace_s + (took_s - line.pace_s) * weight if line.pace_s else took_s
+            line.learn_pace(took_s)
         line.last_taken = now
         line.was_drained = False
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from random import Random
+from statistics import mean
 
 import pytest
 from hypothesis import settings
@@ -73,6 +75,29 @@ def test_a_line_that_goes_on_after_a_stop_is_believed_within_a_few_jobs() -> Non
         if took_s == 1.0:
             assert queue.rate_per_s(job.site, now) < 2
     assert queue.rate_per_s(jobs[0].site, now) > 30
+
+
+@pytest.mark.parametrize("burst", [1, 20])
+def test_a_pace_is_neither_too_quick_nor_too_slow_when_jobs_leave_at_random_or_in_bursts(burst: int) -> None:
+    queue: Queue = WaitingJobs(10_000)
+    add(queue, 9000)
+    rng, now, waits = Random(1), 100.0, []
+    for _ in range(8000 // burst):
+        now += rng.expovariate(1000.0 / burst)
+        for _ in range(burst):
+            take(queue, now)
+        waits.append(queue.expected_wait_s("x", now) / (len(queue) + 1))
+    assert mean(waits[len(waits) // 4 :]) == pytest.approx(0.001, rel=0.25)
+
+
+def test_a_line_that_goes_on_after_one_stop_has_the_pace_of_before() -> None:
+    queue: Queue = WaitingJobs(1000)
+    add(queue, 500)
+    now = drain(queue, 200, 0.001, 100.0)
+    now = drain(queue, 1, 1.5, now)
+    assert queue.rate_per_s("x", now) == pytest.approx(1000.0)
+    now = drain(queue, 100, 0.2, now)
+    assert queue.rate_per_s("x", now) == pytest.approx(5.0, rel=0.05)
 
 
 def test_the_time_to_look_is_exact_again_after_a_look() -> None:
