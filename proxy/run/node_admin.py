@@ -86,7 +86,7 @@ class NodeAdminApi:
         self._write(name, body.state, view)
         get_logger("run").info("node_state_asked", node=name, state=body.state, before=before, forced=body.force)
         told, not_told = await self._until_told(name, body.state, time.monotonic())
-        in_flight = await self._until_idle(name, body.wait_s) if body.state != ENABLED else self._in_flight(name)
+        in_flight = await self._until_idle(name, body.state, 0.0 if body.state == ENABLED else body.wait_s)
         answer = {"node": name, "state": body.state, "before": before, "in_flight": in_flight}
         return json_response({**answer, "told": told, "not_told": not_told})
 
@@ -101,8 +101,12 @@ class NodeAdminApi:
             raise Refused(500, f"the wish could not be written: {error.strerror or error}") from None
 
     async def _until_told(self, name: str, state: NodeAdmin, asked_at: float) -> tuple[list[str], list[str]]:
-        """Slots of the workers that have acted on the wish, and of those that have not."""
+        """Slots of the workers that have acted on the wish, and of those that have not.
+
+        Raises Refused where another command was given meanwhile, because then nobody may ever act on this one.
+        """
         while True:
+            self._require_still(name, state)
             told = {
                 report.slot: any(node.name == name and node.admin == state for node in report.nodes)
                 for report in self._board.workers()
@@ -113,9 +117,15 @@ class NodeAdminApi:
                 return [slot for slot in told if slot not in slow], slow
             await asyncio.sleep(LOOK_S)
 
-    async def _until_idle(self, name: str, wait_s: float) -> int:
+    def _require_still(self, name: str, state: NodeAdmin) -> None:
+        wanted = self._board.wishes().states.get(name, state)
+        if wanted != state:
+            raise Refused(409, f"{name} is to be {wanted} now: another command came after this one")
+
+    async def _until_idle(self, name: str, state: NodeAdmin, wait_s: float) -> int:
         deadline = time.monotonic() + wait_s
         while True:
+            self._require_still(name, state)
             left = self._in_flight(name)
             if not left or time.monotonic() >= deadline:
                 return left

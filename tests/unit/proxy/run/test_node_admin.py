@@ -142,6 +142,19 @@ async def test_what_is_left_and_who_does_not_listen_is_told(
     assert (answer["told"], answer["not_told"], answer["in_flight"]) == ([], ["worker-0"], 1)
 
 
+@pytest.mark.parametrize("listens", [True, False])
+async def test_who_is_overruled_by_another_command_hears_so(fleet: Fleet, client: TestClient, listens: bool) -> None:
+    fleet.listens = listens
+    first = asyncio.ensure_future(client.post("/nodes/a/state", json={"state": "draining", "wait_s": 20}))
+    while fleet.board.wishes().states.get("a") != "draining":
+        await asyncio.sleep(0.001)
+    fleet.listens = True
+    assert (await client.post("/nodes/a/state", json={"state": "enabled"})).status == 200
+    answer = await asyncio.wait_for(first, 5)
+    assert answer.status == 409
+    assert "a is to be enabled now" in (await answer.json())["error"]
+
+
 @pytest.mark.parametrize(
     ("path", "body", "status", "part"),
     [
