@@ -35,6 +35,10 @@ class Dispatch:
         self.attempts = Attempts()
         self.hedges = Hedges(routing.hedge_share)
         self.retries = ShareBudget(routing.retry_share, burst=RETRY_BURST, initial=RETRY_BURST)
+        self._holders: set[str] = set()
+        """The nodes that hold a key for which jobs are in line ..."""
+        self._holders_as_of = (-1, -1)
+        """... since these."""
         self.is_stopping = False
         """No job may wait any more."""
 
@@ -134,7 +138,7 @@ class Dispatch:
 
     def fill(self, load: NodeLoad, now: float, commands: list[Command]) -> None:
         """Give waiting jobs to a node that may have room. Each turn sends or ends one job, so this ends."""
-        while self.waiting and load.can_take(now):
+        while self.waiting and load.can_take(now) and self._may_serve(load, now):
             routed = self.waiting.first_ready(lambda ski: self._is_due(ski, load, now))
             if routed is None:
                 return
@@ -147,6 +151,18 @@ class Dispatch:
                 self.place(routed, now, commands)
             if routed.attempt is not None:
                 self.waiting.served(routed, now)
+
+    def _may_serve(self, load: NodeLoad, now: float) -> bool:
+        """Whether jobs may wait for this node: lines that it can't help are not looked at, however many there are."""
+        mark = (self.waiting.joined, self.fleet.inventory.revision)
+        if mark != self._holders_as_of:
+            self._holders_as_of, self._holders = mark, set()
+            for ski in self.waiting.ready_keys():
+                seats = self.fleet.seats_of(ski, now)
+                self._holders.update(seats.by_name if seats else self.fleet.loads)
+                if len(self._holders) >= len(self.fleet.loads):
+                    break
+        return load.name in self._holders
 
     def _is_due(self, ski: bytes, load: NodeLoad, now: float) -> bool:
         """Whether a job of this key can be sent, or must fail, now that `load` may have room."""

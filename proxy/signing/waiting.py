@@ -119,8 +119,10 @@ class WaitingJobs(Generic[W]):
         self._entries = 0
         self._next_place = 0
         self._clock = 0.0
-        self._soonest = NEVER
-        """No ready job's deadline is earlier; the one that it was of may have left."""
+        self.joined = 0
+        """Grows when jobs wait for a key of a site for which none did: until then `ready_keys` gets none more."""
+        self._deadlines: list[tuple[float, int, W]] = []
+        """The ready jobs once more; who has left stays until its deadline, or until most have left."""
 
     def __len__(self) -> int:
         return self._count
@@ -142,18 +144,19 @@ class WaitingJobs(Generic[W]):
             heappush(self._resting, (min(rest_until, job.deadline), -job.place, job))
             job.place = -job.place
             return
-        if not self._waiting_lines:
-            self._soonest = NEVER
         if not line.count:
             # Who comes back does not collect what was not used meanwhile.
             line.clock = max(line.clock, self._clock)
             line.was_drained = True
             line.began = -1.0
             self._waiting_lines[line.site] = line
+            self.joined += 1
+        elif job.ski not in line.heaps:
+            self.joined += 1
         line.count += 1
-        if job.deadline < self._soonest:
-            self._soonest = job.deadline
-        heappush(line.heaps.setdefault(job.ski, []), (job.deadline, job.place, job))
+        entry = (job.deadline, job.place, job)
+        heappush(line.heaps.setdefault(job.ski, []), entry)
+        heappush(self._deadlines, entry)
 
     def remove(self, job: W) -> None:
         """Take a job out, wherever it is; nothing happens when it does not wait."""
@@ -168,31 +171,36 @@ class WaitingJobs(Generic[W]):
                 del self._waiting_lines[line.site]
         job.place = 0
         self._count -= 1
-        if self._entries - self._count > max(SWEEP_FROM, self._count):
+        dead = max(self._entries, len(self._deadlines)) - self._count
+        if dead > max(SWEEP_FROM, self._count):
             self._sweep()
 
     def first_ready(self, is_wanted: Callable[[bytes], bool]) -> W | None:
         """Of the site whose turn it is, the ready job with the earliest deadline whose key is wanted; it stays in."""
         lines = self._waiting_lines.values()
-        ordered = sorted(lines, key=_clock_of) if len(lines) > 1 else list(lines)
-        for line in ordered:
-            best: tuple[float, int, W] | None = None
-            for ski in list(line.heaps):
-                entry = self._head(line, ski)
-                if entry is not None and (best is None or entry < best) and is_wanted(ski):
-                    best = entry
-            if best is not None:
-                return best[2]
-        return None
+        first = min(lines, key=_clock_of, default=None)
+        found = self._first_of(first, is_wanted) if first is not None else None
+        if found is not None or len(lines) < 2:
+            return found
+        # Only where the first one's nodes are full is the order of the others worth knowing.
+        others = (self._first_of(line, is_wanted) for line in sorted(lines, key=_clock_of) if line is not first)
+        return next((job for job in others if job is not None), None)
+
+    def _first_of(self, line: _Line[W], is_wanted: Callable[[bytes], bool]) -> W | None:
+        best: tuple[float, int, W] | None = None
+        for ski in list(line.heaps):
+            entry = self._head(line, ski)
+            if entry is not None and (best is None or entry < best) and is_wanted(ski):
+                best = entry
+        return best[2] if best is not None else None
 
     def served(self, job: W, now: float) -> None:
         """A node has taken a job that was removed: its site's turn is used, and shows the pace."""
         line = self._lines[job.site]
-        for other in self._waiting_lines.values():
-            # It was passed over: what it could not use does not add up, or it would go before all others later.
-            other.clock = max(other.clock, line.clock)
+        # Who was passed over has a clock behind this one: what it could not use does not add up, or it would go before
+        # all others later.
         self._clock = max(self._clock, line.clock)
-        line.clock += line.stride
+        line.clock = self._clock + line.stride
         took_s = now - line.last_taken
         if took_s >= PACE_MEMORY_S:
             line.pace_s = 0.0
@@ -235,13 +243,10 @@ class WaitingJobs(Generic[W]):
 
     def take_expired(self, now: float) -> Iterator[W]:
         """Take out every ready job whose deadline has come (resting ones come with `take_rested`)."""
-        for line in list(self._waiting_lines.values()):
-            for ski in list(line.heaps):
-                while (entry := self._head(line, ski)) is not None and entry[0] <= now:
-                    self.remove(entry[2])
-                    yield entry[2]
-        heads = (self._head(line, ski) for line in self._waiting_lines.values() for ski in list(line.heaps))
-        self._soonest = min((entry[0] for entry in heads if entry is not None), default=NEVER)
+        while self._next_deadline() <= now:
+            entry = heappop(self._deadlines)
+            self.remove(entry[2])
+            yield entry[2]
 
     def take_rested(self, now: float) -> Iterator[W]:
         """Take out every job that has rested enough; it may have reached its deadline."""
@@ -260,6 +265,10 @@ class WaitingJobs(Generic[W]):
         self._entries -= len(self._resting)
         self._resting.clear()
         return jobs
+
+    def ready_keys(self) -> set[bytes]:
+        """The keys of the ready jobs."""
+        return {ski for line in self._waiting_lines.values() for ski, heap in line.heaps.items() if heap}
 
     def take_ready(self, is_wanted: Callable[[bytes], bool]) -> list[W]:
         """Take out the ready jobs of the keys that are wanted."""
@@ -280,8 +289,8 @@ class WaitingJobs(Generic[W]):
         return bool(self._waiting_lines)
 
     def next_time(self) -> float:
-        """When to look for deadlines and ends of rests: never too late, and too early only after jobs have left."""
-        soonest = self._soonest if self._waiting_lines else NEVER
+        """When the next deadline or end of a rest is."""
+        soonest = self._next_deadline()
         while self._resting and not _is_alive(self._resting[0]):
             heappop(self._resting)
             self._entries -= 1
@@ -298,6 +307,12 @@ class WaitingJobs(Generic[W]):
             # A line that has come to a stop is slower than its pace was.
             return max(pace_s, stopped_s / 4)
         return stopped_s if stopped_s > STOPPED_S else 0.0
+
+    def _next_deadline(self) -> float:
+        deadlines = self._deadlines
+        while deadlines and not _is_alive(deadlines[0]):
+            heappop(deadlines)
+        return deadlines[0][0] if deadlines else NEVER
 
     def _line_of(self, site: str) -> _Line[W]:
         line = self._lines.get(site)
@@ -322,8 +337,9 @@ class WaitingJobs(Generic[W]):
                 heapify(heap)
                 if not heap:
                     del line.heaps[ski]
-        self._resting = [entry for entry in self._resting if _is_alive(entry)]
-        heapify(self._resting)
+        for entries in (self._resting, self._deadlines):
+            entries[:] = [entry for entry in entries if _is_alive(entry)]
+            heapify(entries)
         self._entries = self._count
 
 

@@ -29,7 +29,7 @@ def _always_a(sim: Simulation) -> None:
         def choose(self, seats: Seats, now: float, avoid: object = ()) -> Any:
             return sim.router._fleet._seat("a", sim.setting.sites[0].ski)
 
-    sim.router._selection = AlwaysA()
+    sim.router._dispatch._selection = AlwaysA()
 
 
 def _loses_answers(sim: Simulation) -> None:

@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
+from random import Random
 from typing import Any
 
+import pytest
+
+from hsm.wire.schemes import Scheme
 from proxy.base.errors import SigningReason
-from tests.support.play import OTHER_SKI, SKI, RouterPlay
+from proxy.base.jobs import SignJob
+from proxy.base.policy import NodeAddress
+from proxy.signing.commands import Attempt, RoutedJob
+from proxy.signing.dispatch import Dispatch
+from proxy.signing.facts import NodeFacts
+from proxy.signing.router import Router
+from proxy.signing.selection import NodeLoad
+from tests.support.play import OTHER_SKI, SKI, RouterPlay, policy
 
 R = SigningReason
 ONE_AT_A_TIME: dict[str, Any] = {"max_in_flight_per_node": 1}
@@ -154,3 +165,40 @@ def test_a_paused_link_counts_as_full() -> None:
     play.pause("b", at=0.0)
     play.job(at=0.0).waits()
     play.pause("a", at=0.1, is_paused=False).sends_to("a")
+
+
+def test_lines_for_a_node_that_hangs_cost_the_other_nodes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    lonely = [number.to_bytes(20, "big") for number in range(300)]
+    router = Router(
+        [NodeAddress(name=name, address=f"{name}.example:2407") for name in ("a", "b")],
+        policy(**ONE_AT_A_TIME),
+        rng=Random(1),
+    )
+    router.on_keys("a", lonely, 0.0)
+    router.on_keys("b", [SKI], 0.0)
+    for name in ("a", "b"):
+        router.on_facts(name, NodeFacts(is_usable=True), 0.0)
+
+    def submit(ski: bytes) -> Attempt | None:
+        job = SignJob(ski=ski, scheme=Scheme.ECDSA_SHA256, message=b"", site=ski.hex(), deadline=9.0)
+        routed = RoutedJob(job, 0.0, 9.0)
+        router.submit(routed, 0.0)
+        return routed.attempt
+
+    for ski in lonely:
+        submit(ski)
+    looks: list[bytes] = []
+    is_due = Dispatch._is_due
+
+    def counted(self: Dispatch, ski: bytes, load: NodeLoad, now: float) -> bool:
+        looks.append(ski)
+        return is_due(self, ski, load, now)
+
+    monkeypatch.setattr(Dispatch, "_is_due", counted)
+    attempt = submit(SKI)
+    assert attempt is not None
+    router.on_signed(attempt, b"", 0.1)
+    router.on_time(0.2)
+    assert (router.waiting, looks) == (299, [])
+    router.on_keys("b", [SKI, lonely[-1]], 0.3)
+    assert router.waiting == 298, "the list of keys is news"

@@ -251,6 +251,49 @@ def test_times_without_a_line_are_no_pace() -> None:
     assert queue.expected_wait_s("x", now) == pytest.approx(10 * 0.01)
 
 
+def test_new_keys_in_line_are_told_of() -> None:
+    queue: Queue = WaitingJobs(1000)
+    (first,) = add(queue, 1, "x", A)
+    seen = queue.joined
+    add(queue, 5, "x", A)
+    assert (queue.joined, queue.ready_keys()) == (seen, {A})
+    add(queue, 1, "x", B)
+    assert queue.joined > seen
+    assert queue.ready_keys() == {A, B}
+    while take(queue):
+        pass
+    assert queue.ready_keys() == set()
+    seen = queue.joined
+    add(queue, 1, "x", A)
+    assert queue.joined > seen
+    assert not first.place
+
+
+def test_the_cost_of_a_turn_does_not_grow_with_the_sites_in_line() -> None:
+    asked: list[bytes] = []
+    queue: Queue = WaitingJobs(10_000)
+    for number in range(500):
+        add(queue, 3, f"site-{number}", number.to_bytes(20, "big"))
+    for _ in range(100):
+        job = queue.first_ready(lambda ski: not asked.append(ski))  # type: ignore[func-returns-value]
+        assert job is not None
+        queue.remove(job)
+        queue.served(job, 1.0)
+    assert len(asked) == len(set(asked)) == 100
+
+
+def test_expired_jobs_of_many_sites_come_in_the_order_of_their_deadlines_and_leave_nothing_behind() -> None:
+    queue: Queue = WaitingJobs(10_000)
+    jobs = [job for number in range(200) for job in add(queue, 3, f"site-{number}", deadline=float(number % 7))]
+    for job in jobs[::2]:
+        queue.remove(job)
+    assert queue.next_time() == 0.0
+    expired = list(queue.take_expired(4.5))
+    assert sorted(map(id, expired)) == sorted(id(job) for job in jobs[1::2] if job.deadline <= 4.5)
+    assert [job.deadline for job in expired] == sorted(job.deadline for job in expired)
+    assert queue.next_time() == min(job.deadline for job in jobs[1::2] if job.place)
+
+
 def test_a_late_job_of_the_site_with_most_by_weight_goes() -> None:
     queue: Queue = WaitingJobs(1000, {"big": 10.0})
     big, small = add(queue, 50, "big"), add(queue, 20, "small")
@@ -312,7 +355,7 @@ class QueueMachine(RuleBasedStateMachine):
             self.resting.append((min(self.now + rest, job.deadline), job))
 
     def make_room(self, site: str) -> None:
-        need = Counter(dict.fromkeys("xyz", 0.0))
+        need = dict.fromkeys("xyz", 0.0)
         for job in self.held:
             need[job.site] += 0.5 if job.site == "x" else 1.0
         victim = self.queue.newest_of_longest(site)
