@@ -28,7 +28,7 @@ def print_tables(status: Status) -> None:
     out = console()
     verdict = "[green]ready[/]" if status.ready else "[red]not ready[/]"
     out.print(f"sealgate {status.version}: {verdict}, {status.sessions.get('active', 0)} TLS sessions active")
-    for reason in status.reasons:
+    for reason in reason_lines(status.reasons):
         out.print(f"  {reason}", markup=False)
     for line in headroom_lines(status.headroom):
         out.print(line, markup=False)
@@ -41,26 +41,49 @@ def print_nodes(nodes: list[dict[str, Any]]) -> None:
     _print_nodes(console(), nodes)
 
 
+def reason_lines(reasons: list[str]) -> list[str]:
+    """Each reason once, with all workers that have it."""
+    who: dict[str, list[str]] = {}
+    for reason in reasons:
+        worker, colon, why = reason.partition(": ")
+        who.setdefault(why if colon else reason, []).extend([worker] if colon else [])
+    return [f"{', '.join(workers)}: {why}" if workers else why for why, workers in who.items()]
+
+
 def headroom_lines(headroom: dict[str, Any]) -> list[str]:
     """How much is used of how much, whether a node may be lost, and why not."""
     if not headroom:  # of an older proxy
         return []
-    about = "" if headroom["basis"] == "configured" else "about "
+    capacity = "0/s"
+    if headroom["capacity_per_s"]:
+        about = "" if headroom["basis"] == "configured" else "about "
+        capacity = f"{about}{rounded(headroom['capacity_per_s'], headroom['basis'])}/s ({headroom['basis']})"
     safe = "yes" if headroom["n_minus_1_safe"] else "no"
-    first = (
-        f"signing: {headroom['used_per_s']:.0f}/s used of {about}{headroom['capacity_per_s']:.0f}/s"
-        f" ({headroom['basis']}); safe if one node is lost: {safe}"
-    )
+    first = f"signing: {headroom['used_per_s']:.0f}/s used of {capacity}; safe if one node is lost: {safe}"
     return [first, *(f"  {reason}" for reason in headroom["reasons"])]
 
 
+def rounded(capacity_per_s: float, basis: str) -> str:
+    """A capacity; of an estimate no more digits than it is worth."""
+    return f"{float(f'{capacity_per_s:.2g}') if basis == 'estimated' else capacity_per_s:.0f}"
+
+
 def note_lines(nodes: list[dict[str, Any]]) -> list[str]:
-    """Nodes that are not to sign, or that are treated otherwise than the config says: not to be forgotten."""
-    return [
-        f"{node['name']}: {node['admin']} ({'asked at run time' if node.get('asked_at_run_time') else 'by the config'})"
-        for node in nodes
-        if node.get("asked_at_run_time") or node.get("admin", "enabled") != "enabled"
-    ]
+    """Nodes that are not to sign, or that are treated otherwise than the config says, and why others do not sign."""
+    return [line for node in nodes for line in _notes_of(node)]
+
+
+def _notes_of(node: dict[str, Any]) -> list[str]:
+    admin = node.get("admin", "enabled")
+    notes = []
+    if node.get("asked_at_run_time") or admin != "enabled":
+        notes.append(f"{admin} ({'asked at run time' if node.get('asked_at_run_time') else 'by the config'})")
+    for state in sorted({*node["states"].values()} - {"up", "draining", "disabled"}):
+        at = [slot for slot, each in sorted(node["states"].items()) if each == state]
+        where = "" if len(at) == len(node["states"]) else f" at {', '.join(at)}"
+        why = EJECTED if state == "ejected" else node.get("last_error", "")
+        notes.append(f"{state}{where}{f': {why}' if why else ''}")
+    return [f"{node['name']}: {note}" for note in notes]
 
 
 def node_row(node: dict[str, Any]) -> list[str]:
@@ -80,6 +103,8 @@ def node_row(node: dict[str, Any]) -> list[str]:
 
 COLUMNS = ("node", "address", "zone", "state", "in flight", "latency", "per s", "signed", "failed")
 ZONE = COLUMNS.index("zone")
+LEGEND = "in flight: requests there/allowed; per s: signatures made/possible (~ estimated, ? unknown)"
+EJECTED = "left out for a while, because too many of its answers were failures"
 
 
 def duration(seconds: float) -> str:
@@ -93,7 +118,8 @@ def _capacity(node: dict[str, Any]) -> str:
     capacity = node.get("capacity_per_s", 0.0)
     if not capacity:
         return "?"
-    return f"{'~' if node.get('basis') == 'estimated' else ''}{capacity:.0f}"
+    basis = node.get("basis", "")
+    return f"{'~' if basis == 'estimated' else ''}{rounded(capacity, basis)}"
 
 
 def _print_nodes(out: Console, nodes: list[dict[str, Any]]) -> None:
@@ -108,6 +134,7 @@ def _print_nodes(out: Console, nodes: list[dict[str, Any]]) -> None:
     for row in rows:
         table.add_row(*(Text(row[index]) for index in shown))  # as a text, [fd00::1] would be markup
     out.print(table)
+    out.print(LEGEND, style="dim", markup=False)
     for line in note_lines(nodes):
         out.print(line, markup=False)
 

@@ -43,6 +43,8 @@ PUBLISH_S = 0.25
 """How old numbers and readiness on the board may be."""
 NODES_WAIT_S = 3.0
 """How long a new worker waits for nodes before it accepts clients anyway: some can resume without a signature."""
+SHOWN_KEYS = 5
+"""Keys without a node that are named; the others are counted."""
 FILES_PER_CONNECTION = 2
 SPARE_FILES = 256
 
@@ -217,9 +219,15 @@ class Worker:
     def _unready_because(self) -> str:
         if self._is_draining:
             return "draining"
-        missing = [ski.hex() for ski, _ in self._place.contexts.site_keys if not self._signer.has_node_for(ski)]
+        missing = {
+            f"{certificate.site} ({certificate.key_type.value})": None
+            for certificate in self._place.contexts.certificates
+            if not self._signer.has_node_for(certificate.ski)
+        }
         if missing:
-            return f"no node is up for key {', '.join(missing)}"
+            more = len(missing) - SHOWN_KEYS
+            shown = [*list(missing)[:SHOWN_KEYS], *([f"{more} more"] if more > 0 else [])]
+            return f"no node is up for the key of {', '.join(shown)}"
         return "" if self._is_accepting else "is starting"
 
     def _nodes_as_wished(self) -> list[NodeStatus]:

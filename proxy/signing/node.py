@@ -333,8 +333,9 @@ class SigningNode:
         facts, state = self._health.facts, self._health.state
         before, self._told_facts = self._told_facts, facts
         if state is not self._told_state or facts.failing != before.failing:
-            failing = sorted(facts.failing)
-            self._log.info("node_changed", node=self.name, state=state.value, failing=failing, why=why)
+            is_worse = state is NodeState.DOWN or bool(facts.failing - before.failing)
+            tell = self._log.warning if is_worse else self._log.info
+            tell("node_changed", node=self.name, state=state.value, failing=sorted(facts.failing), why=why)
         if state is not self._told_state:
             self._told_state = state
             self._observer.node_changed(self.name, state)

@@ -17,8 +17,11 @@ from proxy.base.policy import NodeAddress, NodeAdmin, SigningPolicy
 from proxy.signing.commands import Command, NodeEjected, NodeReturned
 from proxy.signing.node import SigningNode
 from proxy.signing.prober import ProbeKey
+from proxy.signing.results import CONSECUTIVE, SHARE
 from proxy.signing.router import Router
 from proxy.signing.verification import KeyVerifier
+
+_WHY = {CONSECUTIVE: "failures in a row", SHARE: "too large a share of failures"}
 
 
 class NodeSet:
@@ -106,10 +109,14 @@ class NodeSet:
     def tell(self, command: NodeEjected | NodeReturned) -> None:
         """The router's word on the results of a node or of one of its keys."""
         is_ejected = isinstance(command, NodeEjected)
-        why = command.why if isinstance(command, NodeEjected) else "its time is over"
+        why = _WHY.get(command.why, command.why) if isinstance(command, NodeEjected) else "its time is over"
+        key = command.ski.hex() or "all"
         if isinstance(command, NodeEjected):
-            self._log.warning("ejected", node=command.node, key=command.ski.hex() or "all", why=why)
+            for_s = round(command.until - time.monotonic(), 1)
+            self._log.warning("ejected", node=command.node, key=key, why=why, for_s=for_s)
             self._observer.node_ejected(command.node, command.why)
+        elif command.ski:
+            self._log.info("key_returned", node=command.node, key=key, why=why)
         if command.node in self._nodes and not command.ski:
             self._nodes[command.node].told_ejected(is_ejected, why)
 

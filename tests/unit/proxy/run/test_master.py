@@ -251,7 +251,7 @@ async def test_without_nodes_it_is_not_ready_but_serves_who_can_resume(start: St
     async with asyncio.timeout(10):
         while (await proxy.get("/readyz"))[0] == 200:
             await asyncio.sleep(0.05)
-    assert "no node is up for key" in (await proxy.get("/readyz"))[1]
+    assert "no node is up for the key of" in (await proxy.get("/readyz"))[1]
     assert (await in_thread(visit, proxy.port, NAME, context=context, session=first.session)).is_resumed
 
     def full_handshake() -> None:

@@ -10,7 +10,15 @@ from hsm.shared.exposition import json_response
 from proxy.run.control import status
 from proxy.run.fleet_view import Known
 from proxy.run.status import Status
-from proxy.run.status_tables import duration, headroom_lines, print_nodes, print_tables
+from proxy.run.status_tables import (
+    duration,
+    headroom_lines,
+    note_lines,
+    print_nodes,
+    print_tables,
+    reason_lines,
+    rounded,
+)
 from tests.support.reports import master_report, node_report, worker_report
 
 KEY = "ab" * 20
@@ -81,3 +89,34 @@ def test_capacities_that_are_certain_are_not_about() -> None:
 
 def test_durations_are_short() -> None:
     assert [duration(each) for each in (0.0, 0.00123, 0.25, 2.0)] == ["-", "1.2 ms", "250.0 ms", "2.0 s"]
+
+
+def test_why_a_node_does_not_sign_stands_below_the_table() -> None:
+    workers = [
+        worker_report("worker-0", 11, nodes={"node-1": "down", "node-2": "ejected", "node-3": "draining"}),
+        worker_report("worker-1", 12, nodes={"node-1": "down", "node-2": "up", "node-3": "draining"}),
+    ]
+    nodes = status(master_report(worker_pids=(11, 12)), workers, Known(), {"node-3": "draining"})["nodes"]
+    nodes[0]["last_error"] = "connection refused"
+    assert note_lines(nodes) == [
+        "node-1: down: connection refused",
+        "node-2: ejected at worker-0: left out for a while, because too many of its answers were failures",
+        "node-3: draining (asked at run time)",
+    ]
+    assert note_lines([{**nodes[0], "last_error": ""}]) == ["node-1: down"]
+
+
+def test_a_reason_that_all_workers_have_is_said_once() -> None:
+    reasons = ["worker-0: no node", "worker-1: is starting", "worker-2: no node"]
+    assert reason_lines(reasons) == ["worker-0, worker-2: no node", "worker-1: is starting"]
+    assert reason_lines(["draining"]) == ["draining"]
+
+
+def test_an_estimate_has_no_more_digits_than_it_is_worth() -> None:
+    assert [rounded(each, "estimated") for each in (13935.2, 38.6, 7.44)] == ["14000", "39", "7"]
+    assert rounded(13935.2, "measured") == "13935"
+    nothing = {**answer().headroom, "capacity_per_s": 0.0, "reasons": ["no node is in rotation"]}
+    assert headroom_lines(nothing) == [
+        "signing: 180/s used of 0/s; safe if one node is lost: no",
+        "  no node is in rotation",
+    ]

@@ -69,7 +69,7 @@ async def test_a_worker_serves_reports_and_ends_with_its_master(world: World) ->
     world.board.publish_wishes(Wishes(states={node.name: "draining", "another": "disabled"}))
     await until(lambda: world.report().nodes[0].admin == "draining", "the worker has acted on the wish")
     assert not world.report().nodes[0].is_up
-    assert world.report().unready_because == f"no node is up for key {ski}"
+    assert world.report().unready_because == f"no node is up for the key of {NAME} (p256)"
     world.board.publish_wishes(Wishes(states={node.name: "enabled"}))
     await until(lambda: world.report().nodes[0].is_up and world.report().is_ready, "the node signs again")
     assert (await in_thread(visit, world.port, NAME)).answer.endswith(b"hello")
@@ -85,8 +85,7 @@ async def test_a_worker_without_nodes_says_what_is_missing_and_accepts_all_the_s
     await world.proxy.node.kill()
     life = asyncio.ensure_future(Worker(world.place).run())
     await until(lambda: world.report() is not None)
-    ski = world.place.contexts.site_keys[0][0].hex()
-    assert world.report().unready_because == f"no node is up for key {ski}"
+    assert world.report().unready_because == f"no node is up for the key of {NAME} (p256)"
     _, writer = await asyncio.open_connection("127.0.0.1", world.port)
     await until(lambda: world.report().connections == 1, "the client was accepted")
     writer.close()

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+
+from structlog.testing import capture_logs
 
 from proxy.base.errors import SigningReason
 from proxy.base.observe import NodeState
 from proxy.base.policy import NodeAddress
+from proxy.signing.commands import NodeEjected, NodeReturned
+from proxy.signing.results import CONSECUTIVE, SHARE
 from tests.support.fake_node import FakeNode, Fault, LinkPki
 from tests.support.signing_cluster import Cluster, until
 
@@ -140,6 +145,31 @@ async def test_there_is_nothing_to_wish_of_a_node_that_is_not_there(make_cluster
     assert not cluster.signer.set_admin("z", "draining")
     cluster.signer.remove_node("z")
     assert [status.name for status in cluster.signer.status()] == ["a"]
+
+
+async def test_an_ejection_is_told_with_its_reason_and_its_time(make_cluster: MakeCluster) -> None:
+    with capture_logs() as logs:
+        cluster = await make_cluster("a")
+        nodes = cluster.signer._nodes
+        nodes.tell(NodeEjected("a", b"", CONSECUTIVE, time.monotonic() + 4))
+        nodes.tell(NodeReturned("a", b""))
+        nodes.tell(NodeEjected("a", b"\xab", SHARE, time.monotonic() + 2))
+        nodes.tell(NodeReturned("a", b"\xab"))
+    told = [(log["event"], log["log_level"], log.get("key"), log.get("for_s"), log["why"]) for log in logs]
+    assert [line for line in told if line[0] != "node_changed"] == [
+        ("ejected", "warning", "all", 4.0, "failures in a row"),
+        ("ejected", "warning", "ab", 2.0, "too large a share of failures"),
+        ("key_returned", "info", "ab", None, "its time is over"),
+    ]
+
+
+async def test_a_node_that_dies_is_a_warning_and_its_return_is_not(make_cluster: MakeCluster) -> None:
+    with capture_logs() as logs:
+        cluster = await make_cluster("ab")
+        await cluster.nodes["a"].kill()
+        await until(lambda: any(log.get("state") == "down" for log in logs))
+    told = {(log["node"], log["state"], log["log_level"]) for log in logs if log["event"] == "node_changed"}
+    assert told == {("a", "up", "info"), ("b", "up", "info"), ("a", "down", "warning")}
 
 
 async def test_a_second_node_is_asked_beside_a_slow_one_and_the_loser_is_told(make_cluster: MakeCluster) -> None:
