@@ -223,7 +223,7 @@ class EdgeConnection(asyncio.Protocol):
         if greeting is Greeting.LET_IN:
             self._engine = self._listener.services.new_engine()
         elif greeting is Greeting.SHED:
-            self._visitor.fail("", TlsReason.OVERLOADED)
+            self._visitor.fail(self._visitor.site, TlsReason.OVERLOADED)
             if self._tcp is not None:
                 self._tcp.write(OVERLOADED_ALERT)
             self._linger()

@@ -56,13 +56,15 @@ class Doorway:
 class Visitor:
     """One client's handshake: whose it is, since when, and whether its signature is granted."""
 
-    __slots__ = ("_admitted_to", "_doorway", "_heard", "address", "started")
+    __slots__ = ("_admitted_to", "_doorway", "_heard", "address", "site", "started")
 
     def __init__(self, doorway: Doorway) -> None:
         self._doorway = doorway
         self._heard = b""
         self._admitted_to: str | None = None
         self.address = ("", 0)
+        self.site = ""
+        """Of the config, where its hello was looked at."""
         self.started = 0.0
 
     @property
@@ -95,7 +97,7 @@ class Visitor:
             return Greeting.WAIT, b""
         if hello is NOT_A_HELLO:
             return Greeting.LET_IN, data  # the engine says what is wrong, and needs no key exchange for that
-        site = self._doorway.site_of(hello.server_name or "")
+        self.site = site = self._doorway.site_of(hello.server_name or "")
         pressure = self._doorway.pressure(site) if site else NO_PRESSURE
         if not pressure.is_short:
             return Greeting.LET_IN, data  # what is short is another site's, or the engine knows no such site

@@ -87,7 +87,7 @@ async def test_a_full_handshake_is_refused_at_once_and_nothing_is_done_for_it(ma
         await edge.connect(client_context(version))
     assert time.monotonic() - began < REFUSED_WITHIN_S
     assert (edge.engines, edge.signer.jobs) == (0, [])
-    assert edge.observer.failed == [("", TlsReason.OVERLOADED)]
+    assert edge.observer.failed == [(NAME, TlsReason.OVERLOADED)]
     assert (edge.doors.asked, edge.observer.door) == ([("127.0.0.1", False)], [SHED])
 
 
@@ -148,7 +148,7 @@ async def test_a_crowd_before_the_real_door_gets_what_can_be_signed_and_the_rest
     assert 1 <= len(let_in) <= 10.0 * took + 3 * MIN_POT
     assert len(let_in) == len(edge.signer.jobs) == edge.engines == edge.observer.door.count(ADMITTED)
     assert all(isinstance(each, ssl.SSLError | tuple) for each in met)
-    assert edge.observer.failed == [("", TlsReason.OVERLOADED)] * (60 - len(let_in))
+    assert edge.observer.failed == [(NAME, TlsReason.OVERLOADED)] * (60 - len(let_in))
     for _, writer in let_in:
         writer.close()
 
