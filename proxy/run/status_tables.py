@@ -54,7 +54,7 @@ def headroom_lines(headroom: dict[str, Any]) -> list[str]:
     """How much is used of how much, whether a node may be lost, and why not."""
     if not headroom:  # of an older proxy
         return []
-    capacity = "0/s"
+    capacity = "a capacity that is not known yet" if headroom["worst_loss"] else "0/s"
     if headroom["capacity_per_s"]:
         about = "" if headroom["basis"] == "configured" else "about "
         capacity = f"{about}{rounded(headroom['capacity_per_s'], headroom['basis'])}/s ({headroom['basis']})"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from hsm.wire.schemes import KeyFamily
 from proxy.base.policy import RoutingPolicy
 from proxy.signing.headroom import CapacityBasis, NodeCapacity
+from proxy.signing.latency import Pace
 from proxy.signing.selection import NodeLoad
 
 MEASURED_FOR_S = 600.0
@@ -30,5 +31,12 @@ def capacity_of(load: NodeLoad, routing: RoutingPolicy, now: float) -> NodeCapac
         capacity_per_s=capacity,
         basis=basis,
         window=load.limit,
-        latency_s=max((pace.average.read(now) for pace in load.paces.values()), default=0.0),
+        latency_s=max((_latency_s(pace, now) for pace in load.paces.values()), default=0.0),
     )
+
+
+def _latency_s(pace: Pace, now: float) -> float:
+    """What an attempt is expected to take; 0 before the first. A node that nobody asks does not seem quicker."""
+    if not (pace.average.value and pace.usual.median_s):
+        return pace.average.value
+    return pace.expected_s(now)

@@ -115,8 +115,12 @@ def test_a_reason_that_all_workers_have_is_said_once() -> None:
 def test_an_estimate_has_no_more_digits_than_it_is_worth() -> None:
     assert [rounded(each, "estimated") for each in (13935.2, 38.6, 7.44)] == ["14000", "39", "7"]
     assert rounded(13935.2, "measured") == "13935"
-    nothing = {**answer().headroom, "capacity_per_s": 0.0, "reasons": ["no node is in rotation"]}
-    assert headroom_lines(nothing) == [
+    unknown = {**answer().headroom, "used_per_s": 0.0, "capacity_per_s": 0.0, "reasons": []}
+    assert headroom_lines(unknown) == [
+        "signing: 0/s used of a capacity that is not known yet; safe if one node is lost: no"
+    ]
+    nothing = {**unknown, "worst_loss": "", "reasons": ["no node is in rotation"]}
+    assert headroom_lines({**nothing, "used_per_s": 180.0}) == [
         "signing: 180/s used of 0/s; safe if one node is lost: no",
         "  no node is in rotation",
     ]

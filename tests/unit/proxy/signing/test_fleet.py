@@ -392,6 +392,16 @@ def test_capacity_is_what_the_operator_says_or_what_was_seen_or_an_estimate() ->
     assert later["seen"].basis is CapacityBasis.ESTIMATED
 
 
+def test_the_latency_that_is_shown_does_not_fade_to_nothing_where_a_node_is_idle() -> None:
+    fleet = Fleet([address("a"), address("b")], policy(), ROUTING, KINDS)
+    (seat, _) = fleet.seats_of(KEY, NOW)
+    assert [each.latency_s for each in fleet.capacities(NOW)] == [0.0, 0.0]
+    seat.pace.add(0.02, NOW)
+    assert [each.latency_s for each in fleet.capacities(NOW + 3600)] == [0.02, 0.0]
+    seat.pace.usual.median_s = 0.005
+    assert [each.latency_s for each in fleet.capacities(NOW + 3600)] == [0.005, 0.0]
+
+
 def test_a_node_that_is_out_is_no_capacity() -> None:
     play = Play("abc")
     play.eject("a")
