@@ -22,6 +22,9 @@ from proxy.signing.selection import NodeLoad, Seat, Seats, Selection
 RETRY_BURST = 100.0
 """Retries that may be made at once, whatever the traffic: as many as one node may owe when it stops answering."""
 
+OWING_AT_EASE = 256
+"""Jobs that wait, up to which each that owes a retry asks for it after every `retry_backoff_s`."""
+
 
 class Dispatch:
     """The nodes, the queue, the attempts under way and the budgets of one router."""
@@ -85,7 +88,8 @@ class Dispatch:
     def _owe(self, routed: RoutedJob, now: float, commands: list[Command]) -> None:
         """Let a job rest until the retry budget may have a token for it."""
         routed.owes_retry = True
-        until = max(routed.not_before, now + self._policy.retry_backoff_s)
+        # The more there are, the less often each asks: else an outage would keep the worker busy with asking.
+        until = max(routed.not_before, now + self._policy.retry_backoff_s * (1 + len(self.waiting) / OWING_AT_EASE))
         self.refuse(self.queue.rest(routed, until), commands)
 
     def _send(self, routed: RoutedJob, seat: Seat, now: float, commands: list[Command]) -> None:

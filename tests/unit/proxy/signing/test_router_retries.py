@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from random import Random
 from typing import Any
 
 import pytest
 
-from proxy.base.errors import SigningReason
-from proxy.signing.dispatch import RETRY_BURST
-from tests.support.play import Outcome, RouterPlay
+from hsm.wire.schemes import Scheme
+from proxy.base.errors import SigningError, SigningReason
+from proxy.base.jobs import SignJob
+from proxy.base.policy import NodeAddress, RoutingPolicy
+from proxy.signing.budget import ShareBudget
+from proxy.signing.commands import Command, RoutedJob
+from proxy.signing.dispatch import RETRY_BURST, Dispatch
+from proxy.signing.facts import NodeFacts
+from proxy.signing.router import Router
+from tests.support.play import SKI, Outcome, RouterPlay, policy
 
 R = SigningReason
 NO_EJECTION: dict[str, Any] = {"eject_after": 1000, "eject_volume": 1000}
@@ -106,3 +114,33 @@ def test_a_job_that_owes_a_retry_fails_when_its_key_is_gone() -> None:
     spend_retries(play, at=1.0).delays()
     play.remove("a", at=1.01).nothing()
     play.remove("b", at=1.02).fails(R.KEY_NOT_FOUND).nothing()
+
+
+def test_many_jobs_that_owe_a_retry_ask_for_it_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    router = Router(
+        [NodeAddress(name="a", address="a.example:2407")],
+        policy(max_in_flight_per_node=2000),
+        RoutingPolicy(window_initial=2000, queue_wait_s=60),
+        rng=Random(1),
+    )
+    router.on_keys("a", [SKI], 0.0)
+    router.on_facts("a", NodeFacts(is_usable=True), 0.0)
+    jobs = [RoutedJob(SignJob(SKI, Scheme.ECDSA_SHA256, b"", "www", 9.0), 0.0, 9.0) for _ in range(1024)]
+    for routed in jobs:
+        router.submit(routed, 0.0)
+    router._dispatch.retries = ShareBudget(0.2, burst=0.0)
+    asked: list[RoutedJob] = []
+    owe = Dispatch._owe
+
+    def counted(self: Dispatch, routed: RoutedJob, now: float, commands: list[Command]) -> None:
+        asked.append(routed)
+        owe(self, routed, now, commands)
+
+    monkeypatch.setattr(Dispatch, "_owe", counted)
+    for routed in jobs:
+        assert routed.attempt is not None
+        router.on_error(routed.attempt, SigningError(SigningReason.NODE_ERROR), 0.0)
+    assert len(asked) == len(jobs)
+    for step in range(1, 101):
+        router.on_time(step / 100)
+    assert len(jobs) < len(asked) - len(jobs) < 7 * len(jobs), "each some times within a second, and not twenty times"
