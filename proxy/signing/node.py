@@ -127,6 +127,11 @@ class SigningNode:
         """How the node stands."""
         return self._health.state
 
+    def is_reached_by(self, address: NodeAddress) -> bool:
+        """Whether `address` leads to this very node, under the same name in its certificate."""
+        mine = self._address
+        return (mine.address, mine.server_name) == (address.address, address.server_name)
+
     def start(self) -> None:
         """Begin to connect, unless the operator wants no link."""
         self._observer.node_changed(self.name, self._health.state)

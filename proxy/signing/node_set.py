@@ -5,6 +5,7 @@ Knows links and tasks only through `SigningNode`; decides nothing about jobs.
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,7 +13,7 @@ from random import Random
 
 from hsm.shared.logs import get_logger
 from hsm.shared.tasks import Tasks
-from proxy.base.observe import ProxyObserver
+from proxy.base.observe import NodeState, ProxyObserver
 from proxy.base.policy import NodeAddress, NodeAdmin, SigningPolicy
 from proxy.signing.commands import Command, NodeEjected, NodeReturned
 from proxy.signing.node import SigningNode
@@ -21,6 +22,8 @@ from proxy.signing.results import CONSECUTIVE, SHARE
 from proxy.signing.router import Router
 from proxy.signing.verification import KeyVerifier
 
+HELD_LOOK_S = 0.25
+"""How often the last node, which should go, is asked whether another one is up."""
 _WHY = {CONSECUTIVE: "failures in a row", SHARE: "too large a share of failures"}
 
 
@@ -92,7 +95,10 @@ class NodeSet:
             node.start()
 
     def remove(self, name: str) -> None:
-        """A node is gone: it gets no new jobs, what it has may take one attempt's time, then its links are closed."""
+        """A node is gone: it gets no new jobs, what it has may take one attempt's time, then its links are closed.
+
+        The last node that is up stays until another one is.
+        """
         if name in self._leaving:
             self._leaving[name] = None
         elif name in self._nodes:
@@ -120,7 +126,22 @@ class NodeSet:
         if command.node in self._nodes and not command.ski:
             self._nodes[command.node].told_ejected(is_ejected, why)
 
+    def _is_last(self, node: SigningNode) -> bool:
+        """Whether no other node is up, or all others that are leave, too, and began to after this one."""
+        if node.state is not NodeState.UP:
+            return False
+        if any(other.state is NodeState.UP for other in self if other.name not in self._leaving):
+            return False
+        return node.name == next(name for name in self._leaving if self._nodes[name].state is NodeState.UP)
+
     async def _let_go(self, node: SigningNode) -> None:
+        while self._leaving[node.name] is None and self._is_last(node):
+            # On the word of a name server alone, signing does not stop.
+            await asyncio.sleep(HELD_LOOK_S)
+            back = self._leaving[node.name]
+            if back is not None and node.is_reached_by(back):
+                del self._leaving[node.name]
+                return self.add(back)
         try:
             await node.drain_and_stop()
         finally:
@@ -130,3 +151,4 @@ class NodeSet:
             returning = self._leaving.pop(node.name)
         if returning is not None:
             self.add(returning)
+        return None

@@ -16,8 +16,12 @@ from proxy.signing import endings
 from proxy.signing.commands import RoutedJob
 from proxy.signing.pressure import NO_PRESSURE, Pressure, PressureGauge
 from proxy.signing.selection import Seats
-from proxy.signing.waiting import WaitingJobs
+from proxy.signing.waiting import NEVER, WaitingJobs
 
+FEW_SITES = 16
+LOOK_S = 0.00005
+"""Where more sites than a few have jobs that wait, whether any is short is found out once in so long for each of them:
+the door asks in every handshake, and to look at a thousand sites takes as long as a handshake."""
 Refused = list[tuple[RoutedJob, SigningError]]
 """Jobs that may not wait, or not any longer, and why."""
 
@@ -31,6 +35,8 @@ class JobQueue:
         self._no_node_s = routing.no_node_wait_s
         self._backoff_s = policy.retry_backoff_s
         self._gauges: dict[str, PressureGauge] = {}
+        self._of_any, self._of_any_until = NO_PRESSURE, 0.0
+        self._attempt_s = policy.attempt_timeout_s
 
     def enter(self, routed: RoutedJob, seats: Seats, now: float) -> Refused:
         """Let a job wait that none of `seats` can take now."""
@@ -41,6 +47,7 @@ class JobQueue:
         if routed.refused:
             # Not every node will do for this job, so it can't stand in the line of those for which any will.
             return self.rest(routed, now + self._backoff_s)
+        self.jobs.set_patience(routed.site, self._patience_s(seats))
         wait_s = self.jobs.expected_wait_s(routed.site, now)
         if wait_s > self._longest_s or now + wait_s + seats[0].pace.usual.median_s > routed.deadline:
             return [(routed, endings.shed(wait_s, len(self.jobs)))]
@@ -58,16 +65,31 @@ class JobQueue:
 
     def pressure(self, now: float, site: str, rate_per_s: Callable[[float], float]) -> Pressure:
         """How short capacity is for a site, or ("") for the first site for which it is."""
-        found = NO_PRESSURE
-        for each in [site] if site else self.jobs.sites():
-            gauge = self._gauges.get(each)
-            if gauge is None:
-                self._gauges[each] = gauge = PressureGauge(self._longest_s)
-            wait_s = self.jobs.expected_wait_s(each, now)
-            found = gauge.read(wait_s, partial(self._rate_of, each, now, rate_per_s))
+        if site:
+            return self._pressure_of(site, now, rate_per_s)
+        if now < self._of_any_until:
+            return self._of_any
+        found, sites = NO_PRESSURE, self.jobs.sites()
+        for each in sites:
+            found = self._pressure_of(each, now, rate_per_s)
             if found.is_short:
                 break
+        if len(sites) > FEW_SITES:
+            self._of_any, self._of_any_until = found, now + LOOK_S * len(sites)
         return found
+
+    def _pressure_of(self, site: str, now: float, rate_per_s: Callable[[float], float]) -> Pressure:
+        gauge = self._gauges.get(site)
+        if gauge is None:
+            self._gauges[site] = gauge = PressureGauge(self._longest_s)
+        return gauge.read(self.jobs.expected_wait_s(site, now), partial(self._rate_of, site, now, rate_per_s))
+
+    def _patience_s(self, seats: Seats) -> float:
+        """Places become free when answers come, so for an answer's time it says nothing that none does."""
+        if any(seat.load.is_up and not seat.can_take_more and seat.load.window.is_unknown for seat in seats):
+            # While a full window still doubles, how fast jobs will leave the line is anybody's guess.
+            return NEVER
+        return 2 * seats[0].pace.usual.median_s or self._attempt_s
 
     def _rate_of(self, site: str, now: float, of_all: Callable[[float], float]) -> float:
         return self.jobs.rate_per_s(site, now) or of_all(now)

@@ -151,6 +151,11 @@ class Seat:
         """Whether one more request for this key may be sent now, its rank aside."""
         return self.in_flight < self.load.key_limit and self.load.can_take(now)
 
+    @property
+    def can_take_more(self) -> bool:
+        """Whether its window has room for this key."""
+        return self.load.in_flight < self.load.limit and self.in_flight < self.load.key_limit
+
     def is_free(self, now: float) -> bool:
         """Whether it may be asked now, with nothing against it: `can_take` and rank 1, for the hot path."""
         load = self.load

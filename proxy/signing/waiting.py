@@ -43,7 +43,7 @@ QUICK_JOBS = 4
 GAP_S, GAP_PACES = 0.1, 8.0
 """A time without a job taken that is longer than both is a stop and not the pace, unless the next is as long."""
 STOPPED_S = 0.5
-"""A line of unknown pace from which nobody has been taken for so long is as slow as that."""
+"""A line from which nobody has been taken for so long has stopped, unless answers take longer than that."""
 LATE_ENTRIES = 8
 
 
@@ -58,6 +58,7 @@ class _Line(Generic[W]):
         "heaps",
         "last_taken",
         "pace_s",
+        "patience_s",
         "resting",
         "site",
         "span_jobs",
@@ -75,6 +76,7 @@ class _Line(Generic[W]):
         """Jobs of the site that rest; the others are counted by `count`."""
         self.heaps: dict[bytes, list[tuple[float, int, W]]] = {}
         self.pace_s = 0.0
+        self.patience_s = STOPPED_S
         self.began = -1.0
         """When somebody first asked how long one waits here since the line was empty; negative before."""
         self.span_jobs = 0
@@ -214,6 +216,10 @@ class WaitingJobs(Generic[W]):
         line = self._waiting_lines.get(site)
         return (line.count + 1) * self._pace_of(line, now) if line is not None else 0.0
 
+    def set_patience(self, site: str, seconds: float) -> None:
+        """How long nobody may leave the site's line before it counts as stopped; infinity: its pace means nothing."""
+        self._line_of(site).patience_s = max(seconds, STOPPED_S)
+
     def rate_per_s(self, site: str, now: float) -> float:
         """How many jobs of the site leave its line per second; 0 where nothing is known."""
         line = self._waiting_lines.get(site)
@@ -300,13 +306,15 @@ class WaitingJobs(Generic[W]):
         """Seconds from one job that leaves the line to the next."""
         if line.began < 0:
             line.began = now
+        if line.patience_s == NEVER:
+            return 0.0
         idle_s = now - line.last_taken
         pace_s = line.pace_s if not line.was_drained or idle_s < PACE_MEMORY_S else 0.0
         stopped_s = now - line.began if line.was_drained else idle_s
         if pace_s:
             # A line that has come to a stop is slower than its pace was.
-            return max(pace_s, stopped_s / 4)
-        return stopped_s if stopped_s > STOPPED_S else 0.0
+            return max(pace_s, (stopped_s - line.patience_s) / 4)
+        return stopped_s if stopped_s > line.patience_s else 0.0
 
     def _next_deadline(self) -> float:
         deadlines = self._deadlines

@@ -87,6 +87,11 @@ class Window:
         self._needed = ROUND_SAMPLES
         self._began = 0.0
 
+    @property
+    def is_unknown(self) -> bool:
+        """Whether nobody knows yet how wide it can be: it still doubles whenever it is full."""
+        return self._is_starting and self.limit < self._ceiling
+
     def restart(self, now: float) -> None:
         """The node is back: begin as with a new one, but not wider than it was."""
         self._set(min(self._size, self._initial))
@@ -167,6 +172,7 @@ class Window:
             return False
         if is_slow and self._size <= self._floor:
             self._learn_anew(now)
+            self._is_starting = True
         elif is_slow:
             return self._set(self._size * max(SHRINK_AT_MOST, self._tolerance / strain))
         if is_full and strain < (1.0 + self._tolerance) / 2:

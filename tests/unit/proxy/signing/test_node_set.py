@@ -105,6 +105,34 @@ async def test_a_node_that_is_back_while_it_still_drains_comes_back_afterwards(m
         await cluster.up("a", "b")
 
 
+async def test_the_last_node_that_is_up_is_kept_until_another_one_is(
+    make_cluster: MakeCluster, link_pki: LinkPki
+) -> None:
+    cluster = await make_cluster("ab", routing={"ramp_up_s": 0.0})
+    async with load(cluster):
+        for name in "ab":
+            cluster.signer.remove_node(name)
+        await until(lambda: len(cluster.observer.gone) == 1)
+        (last,) = {"a", "b"} - set(cluster.observer.gone)
+        await served(cluster, last)
+        node = await new_node(cluster, link_pki, "c")
+        cluster.signer.add_node(node.address)
+        await until(lambda: sorted(cluster.observer.gone) == ["a", "b"])
+        await served(cluster, "c")
+
+
+async def test_a_node_that_was_kept_as_the_last_one_stays_when_it_is_named_again(make_cluster: MakeCluster) -> None:
+    cluster = await make_cluster("a")
+    async with load(cluster):
+        cluster.signer.remove_node("a")
+        await served(cluster, "a")
+        cluster.signer.add_node(cluster.nodes["a"].address)
+        await until(lambda: cluster.signer.set_admin("a", "enabled"))
+        await served(cluster, "a")
+    assert cluster.observer.gone == []
+    assert len(cluster.nodes["a"].connections) == 1
+
+
 async def test_a_known_node_that_comes_again_is_only_weighed_anew(make_cluster: MakeCluster) -> None:
     cluster = await make_cluster("ab")
     known = cluster.nodes["a"].address

@@ -23,7 +23,10 @@ def make(routing: RoutingPolicy = ROUTING, **changes: Any) -> JobQueue:
 
 
 def up() -> Seats:
-    return seats([seat("a")])
+    """A node whose limit is known: it has once been too slow."""
+    made = seat("a")
+    made.load.window.missed(0.0)
+    return seats([made])
 
 
 def down() -> Seats:
@@ -54,6 +57,17 @@ def test_a_job_waits_in_line_for_a_node_that_is_full() -> None:
     queue = make()
     assert queue.enter(job(), up(), 1.0) == []
     assert queue.jobs.has_ready()
+
+
+def test_nobody_is_shed_while_a_node_s_window_still_doubles() -> None:
+    queue, new = make(), seats([seat("a")])
+    new[0].in_flight = new[0].load.in_flight = new[0].load.limit
+    now = backlog(queue, 50, 0.1)
+    assert queue.enter(job(), new, now) == []
+    assert queue.pressure(now, "", lambda _now: 10.0) == NO_PRESSURE
+    new[0].load.window.missed(now)
+    assert reasons(queue.enter(job(), new, now)) == [R.SHED]
+    assert queue.pressure(now, "", lambda _now: 10.0).is_short
 
 
 def test_a_job_whose_turn_would_come_too_late_is_shed_at_once() -> None:

@@ -100,6 +100,19 @@ def test_a_line_that_goes_on_after_one_stop_has_the_pace_of_before() -> None:
     assert queue.rate_per_s("x", now) == pytest.approx(5.0, rel=0.05)
 
 
+def test_a_line_has_not_stopped_before_an_answer_could_have_come() -> None:
+    queue: Queue = WaitingJobs(100)
+    for _ in range(20):
+        queue.add(Job(A, 1000.0))
+    (site,) = queue.sites()
+    queue.set_patience(site, 2.0)
+    assert queue.expected_wait_s(site, 100.0) == 0.0
+    assert queue.expected_wait_s(site, 101.9) == 0.0
+    assert queue.expected_wait_s(site, 102.1) > 2.0
+    queue.set_patience(site, NEVER)
+    assert queue.expected_wait_s(site, 200.0) == 0.0
+
+
 def test_the_time_to_look_is_exact_again_after_a_look() -> None:
     queue: Queue = WaitingJobs(10)
     early, late = Job(A, 2.0), Job(A, 9.0)
