@@ -10,7 +10,7 @@ import psutil
 
 from proxy.demo.processes import sealgate
 
-FAULTS = ["reset", "error"]
+FAULTS = ["reset"]
 
 
 def test_single_faults_cost_no_handshake(tmp_path: Path) -> None:

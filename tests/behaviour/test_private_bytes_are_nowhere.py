@@ -42,6 +42,11 @@ NOT_WALKED = {
     "proxy check": "opens no token and no store",
     "status": "asks a proxy, which holds no key",
     "demo": "runs the programs that are walked here",
+    "chaos": "runs the programs that are walked here",
+    **dict.fromkeys(
+        ("proxy node list", "proxy node enable", "proxy node drain", "proxy node disable"),
+        "asks a proxy, which holds no key",
+    ),
 }
 """Commands that are not run here, and why."""
 SCHEMES = {

@@ -17,7 +17,9 @@ from tests.support.edge import Edge, HandSigner, make_contexts, until
 
 
 def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> dict[str, Callable[[], object]]:
-    """The workers' event loop, and the standard library's as a second opinion."""
+    """The workers' event loop, and the standard library's as a second opinion on connections."""
+    if item.path.name != "test_connection.py":
+        return {"uvloop": uvloop.new_event_loop}
     return {"uvloop": uvloop.new_event_loop, "asyncio": asyncio.new_event_loop}
 
 
