@@ -77,6 +77,7 @@ class Traffic:
         loop = asyncio.get_running_loop()
         self.backend = Pkcs11Backend(settings, Book(folder / "book"), LoginSource(made.pin), loop, in_thread)
         self.signatures = 0
+        self.of_client = [0] * CONCURRENCY
         self.wrong = 0
         self.errors: Counter[ErrorCode] = Counter()
         self.ended = 0
@@ -88,7 +89,7 @@ class Traffic:
         await self.backend.start()
         assert self.backend.state == "up", self.backend.details()
         loop = asyncio.get_running_loop()
-        self._clients = [loop.create_task(self._client()) for _ in range(CONCURRENCY)]
+        self._clients = [loop.create_task(self._client(number)) for number in range(CONCURRENCY)]
         await self.signs()
 
     async def stop(self) -> None:
@@ -99,7 +100,7 @@ class Traffic:
         assert self.ended == self.begun
         self.shim.close()
 
-    async def _client(self) -> None:
+    async def _client(self, number: int) -> None:
         loop = asyncio.get_running_loop()
         while not self._stopping:
             done: asyncio.Future[bytes | BackendError] = loop.create_future()
@@ -112,6 +113,7 @@ class Traffic:
                 await asyncio.sleep(0.01)
             elif self._is_right(answer):
                 self.signatures += 1
+                self.of_client[number] += 1
             else:
                 self.wrong += 1
 
@@ -133,7 +135,14 @@ class Traffic:
     async def signs(self) -> None:
         """Waits for some more right signatures from every session."""
         wanted = self.signatures + 5 * CONCURRENCY
-        await until(lambda: self.signatures >= wanted, "it signs")
+        of_each = [count + 1 for count in self.of_client]
+        await until(
+            lambda: (
+                self.signatures >= wanted
+                and all(count >= least for count, least in zip(self.of_client, of_each, strict=True))
+            ),
+            "it signs",
+        )
 
     async def fails(self, code: ErrorCode, count: int = 1) -> None:
         """Waits for some more errors of this kind."""
