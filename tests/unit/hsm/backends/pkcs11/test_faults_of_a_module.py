@@ -208,7 +208,10 @@ async def test_a_logout_is_followed_by_one_login(traffic: Traffic) -> None:
         await traffic.signs()
         assert traffic.shim["logins"] == 1 + number
     assert traffic.workers == 1
-    assert not traffic.errors
+    # A signature during which the token was logged in again is made once more; where that happens to it twice, it is
+    # answered busy, and whoever asked asks another node.
+    assert set(traffic.errors) <= {ErrorCode.BUSY}
+    assert traffic.errors.total() <= 3
 
 
 def test_neither_a_logout_nor_a_moment_hides_a_key(made: Made, tmp_path: Path) -> None:
